@@ -1,0 +1,1 @@
+"""Where examples come from: procedural shapes, folders, parquet, the Hugging Face hub."""

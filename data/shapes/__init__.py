@@ -1,0 +1,1 @@
+"""Captioned shapes: a small world whose pictures can be checked exactly, without learned weights."""

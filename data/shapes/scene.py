@@ -1,0 +1,210 @@
+"""The world of captioned shapes: what a scene is, the outline of each shape, and how scenes are drawn at random.
+
+Lengths are fractions of the picture's width, x grows to the right and y downwards, so a scene has no resolution.
+Every shape covers the same area for the same radius: size then says nothing about shape, nor shape about size.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# Six hues, 60 degrees apart and of equal chroma, on neutral backgrounds: a blurred edge pixel keeps its object's hue,
+# and its chroma is the share of the pixel that the object covers. The checker lives on that.
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.9, 0.1, 0.1),
+    "yellow": (0.9, 0.9, 0.1),
+    "green": (0.1, 0.9, 0.1),
+    "cyan": (0.1, 0.9, 0.9),
+    "blue": (0.1, 0.1, 0.9),
+    "magenta": (0.9, 0.1, 0.9),
+}
+BACKGROUNDS: dict[str, float] = {"black": 0.04, "gray": 0.5, "white": 0.96}
+SIZES = ("small", "large")
+
+
+def _box(half_width: float, half_height: float) -> Distance:
+    def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        dx, dy = np.abs(x) - half_width, np.abs(y) - half_height
+        outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
+        return outside + np.minimum(np.maximum(dx, dy), 0)
+
+    return distance
+
+
+def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.hypot(x, y) - 1
+
+
+_RING_OUTER = 1 / math.sqrt(1 - 0.5**2)  # the hole has half the outer radius
+
+
+def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    centre = np.hypot(x, y)
+    return np.maximum(centre - _RING_OUTER, _RING_OUTER / 2 - centre)
+
+
+_square = _box(math.sqrt(math.pi) / 2, math.sqrt(math.pi) / 2)
+
+
+def _diamond(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _square((x + y) * math.sqrt(0.5), (y - x) * math.sqrt(0.5))
+
+
+_TRIANGLE_INRADIUS = math.sqrt(math.pi / (3 * math.sqrt(3)))  # equilateral, pointing up, centred on its centroid
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    sides = np.abs(x) * math.sqrt(0.75) - y / 2
+    return np.maximum(sides, y) - _TRIANGLE_INRADIUS
+
+
+_CROSS_HALF = math.sqrt(math.pi * 9 / 5) / 2  # arms a third as wide as they are long: area 5/9 of the square around
+_cross_bars = (_box(_CROSS_HALF, _CROSS_HALF / 3), _box(_CROSS_HALF / 3, _CROSS_HALF))
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.minimum(_cross_bars[0](x, y), _cross_bars[1](x, y))
+
+
+# Signed distance to the outline, negative inside, of each shape with area pi (radius 1) around the origin.
+DISTANCES: dict[str, Distance] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "diamond": _diamond,
+    "cross": _cross,
+    "ring": _ring,
+}
+SHAPES = tuple(DISTANCES)
+
+
+def _outline(distance: Distance, num_points: int = 48) -> np.ndarray:
+    """Points (num_points, 2) on the outer outline, found by bisection along rays from the centre."""
+    angles = np.arange(num_points) * (2 * math.pi / num_points) - math.pi / 2
+    low, high = np.full(num_points, 0.6), np.full(num_points, 2.0)
+    for _ in range(30):
+        middle = (low + high) / 2
+        inside = distance(middle * np.cos(angles), middle * np.sin(angles)) < 0
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return np.stack([low * np.cos(angles), low * np.sin(angles)], axis=1)
+
+
+OUTLINES = {shape: _outline(distance) for shape, distance in DISTANCES.items()}
+# Reach to the left, top, right and bottom of the centre, and in any direction.
+EXTENTS = {shape: np.abs([*points.min(0), *points.max(0)]) for shape, points in OUTLINES.items()}
+CIRCUMRADIUS = {shape: float(np.hypot(*points.T).max()) for shape, points in OUTLINES.items()}
+
+
+@dataclass(frozen=True)
+class Object:
+    """One shape in a scene: its kind, the centre (x, y) and the radius of the circle of equal area."""
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    radius: float
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Signed distance from points (x, y) to this object's outline, negative inside."""
+        return DISTANCES[self.shape]((x - self.x) / self.radius, (y - self.y) / self.radius) * self.radius
+
+    def outline(self) -> np.ndarray:
+        """Points (48, 2) on the outline."""
+        return OUTLINES[self.shape] * self.radius + (self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A background name and the objects on it."""
+
+    background: str
+    objects: tuple[Object, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """What may occur in a scene."""
+
+    # shapes in use; the checker tells only these apart
+    shapes: tuple[str, ...] = SHAPES
+    # fewest and most objects in a scene
+    num_objects: tuple[int, int] = (1, 4)
+    # radius ranges by size name, in widths; what lies between is neither small nor large
+    radii: tuple[tuple[str, float, float], ...] = (("small", 0.12, 0.14), ("large", 0.17, 0.20))
+    # free space between outlines, and between an outline and the border, in widths
+    gap: float = 0.05
+    border: float = 0.02
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """All (shape, colour) pairs."""
+        return tuple((shape, colour) for shape in self.shapes for colour in COLOURS)
+
+
+def _apart(new: Object, old: Object, gap: float) -> bool:
+    centres = math.hypot(new.x - old.x, new.y - old.y)
+    if centres >= CIRCUMRADIUS[new.shape] * new.radius + CIRCUMRADIUS[old.shape] * old.radius + gap:
+        return True
+    if centres < 0.75 * (new.radius + old.radius) + gap:  # no shape reaches in by more than a quarter radius
+        return False
+    return old.distance(*new.outline().T).min() >= gap and new.distance(*old.outline().T).min() >= gap
+
+
+def place(
+    rng: np.random.Generator,
+    kinds: list[tuple[str, str, str]],
+    world: World,
+    tries: int = 40,
+) -> tuple[Object, ...] | None:
+    """Places objects of the given (shape, colour, size) kinds uniformly at random, apart from one another.
+
+    Returns:
+        The objects, or None where one of them found no room in `tries` draws.
+    """
+    radii = {size: (low, high) for size, low, high in world.radii}
+    placed: list[Object] = []
+    for shape, colour, size in kinds:
+        radius = rng.uniform(*radii[size])
+        left, top, right, bottom = EXTENTS[shape] * radius + world.border
+        for x, y in rng.uniform((left, top), (1 - right, 1 - bottom), (tries, 2)):
+            new = Object(shape, colour, size, float(x), float(y), float(radius))
+            if all(_apart(new, old, world.gap) for old in placed):
+                placed.append(new)
+                break
+        else:
+            return None
+    return tuple(placed)
+
+
+def sample_scene(
+    rng: np.random.Generator,
+    world: World,
+    kinds: tuple[tuple[str, str], ...] | None = None,
+    repeat: float = 0.25,
+) -> Scene:
+    """Draws a scene: background and number of objects uniform, places uniform among those that leave the gaps.
+
+    Args:
+        rng: The source of all randomness.
+        world: What may occur.
+        kinds: (shape, colour) pairs to choose from, all of the world's when None.
+        repeat: Probability that all objects are of one shape, colour and size ("three small red circles").
+    """
+    kinds = kinds or world.kinds
+    sizes = [size for size, _, _ in world.radii]
+    background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
+    num_objects = int(rng.integers(world.num_objects[0], world.num_objects[1] + 1))
+    same = rng.random() < repeat
+    while True:
+        draws = [
+            (*kinds[rng.integers(len(kinds))], sizes[rng.integers(len(sizes))]) for _ in range(1 if same else num_objects)
+        ]
+        objects = place(rng, draws * num_objects if same else draws, world)
+        if objects is not None:
+            return Scene(background, objects)
