@@ -17,12 +17,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     # Heavy imports come after the arguments, so that --help answers at once.
+    from model.objective import ModelTraining
     from runtime.config import load_config
     from runtime.loop import train
     from tokenizer.objective import TokenizerTraining
 
     try:
-        config = load_config((TokenizerTraining,), arguments.config, arguments.overrides)
+        config = load_config((TokenizerTraining, ModelTraining), arguments.config, arguments.overrides)
         print(f"wrote {train(config)}")
     except (ValueError, OSError) as error:
         parser.exit(2, f"train.py: {error}\n")

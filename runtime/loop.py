@@ -94,7 +94,7 @@ class Training(Protocol):
     @property
     def loop(self) -> LoopConfig: ...
 
-    def build(self, device: torch.device, is_main: bool) -> Objective: ...
+    def build(self, device: torch.device) -> Objective: ...
 
 
 def train(config: Training) -> Path:
@@ -128,7 +128,8 @@ def train(config: Training) -> Path:
         accelerator.init_trackers(out.name)
 
     torch.manual_seed(loop.seed)
-    objective = config.build(accelerator.device, accelerator.is_main_process)
+    with accelerator.main_process_first():  # it fills the caches that the others then read
+        objective = config.build(accelerator.device)
     module = objective.model.to(accelerator.device)
     ema = EMA(module, loop.ema_decay)
     optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer)

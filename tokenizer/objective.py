@@ -48,7 +48,7 @@ class TokenizerTraining:
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
 
-    def build(self, device: torch.device, is_main: bool) -> "ReconstructionObjective":
+    def build(self, device: torch.device) -> "ReconstructionObjective":
         return ReconstructionObjective(self)
 
 
