@@ -13,7 +13,7 @@ from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, sample_caption
 from data.shapes.programs import Program
 from data.shapes.render import render
 from data.shapes.scene import WORLDS, Scene
-from data.shapes.splits import SPLITS, sample_split_scene, states_held_out_relation
+from data.shapes.splits import COMBINATIONS, SPLITS, sample_split_scene, stated_held_out
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,10 @@ class Shapes:
     def _describe(self, scene: Scene, index: int, draw: int) -> tuple[str, Program]:
         rng = self._rng(f"caption {draw}", index)
         wrappers = HELD_OUT_WRAPPERS if self.config.split == "template" else WRAPPERS
+        wanted = {self.config.split} & (COMBINATIONS | {"relation"})
         while True:
             text, program = sample_caption(rng, scene, wrappers)
-            if states_held_out_relation(program) == (self.config.split == "relation"):
+            if stated_held_out(program) == wanted:
                 return text, program
 
     def _rng(self, purpose: str, index: int) -> np.random.Generator:

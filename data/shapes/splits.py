@@ -18,13 +18,13 @@ from functools import lru_cache
 import numpy as np
 
 from data.shapes.captions import SLACK
-from data.shapes.programs import Kind, Program, Relation, holds
+from data.shapes.programs import Inventory, Kind, Program, Relation, holds
 from data.shapes.scene import COLOURS, SHAPES, Draw, Scene, World, sample_scene
 
 # Share of scenes by hash. The last two splits hold out captions only: their scenes are any but those of `train`.
 SHARES = {"train": 0.92, "val": 0.04, "test": 0.04}
-HELD_OUT = ("pair", "count", "size_colour", "relation", "template")
-SPLITS = (*SHARES, *HELD_OUT)
+SPLITS = (*SHARES, "pair", "count", "size_colour", "relation", "template")
+COMBINATIONS = frozenset({"pair", "count", "size_colour"})  # held out by what is in the scene
 
 # A Latin square's diagonal: each shape lacks one colour and each colour one shape.
 HELD_OUT_PAIRS = frozenset((shape, list(COLOURS)[(i + 2) % len(COLOURS)]) for i, shape in enumerate(SHAPES))
@@ -36,7 +36,7 @@ HELD_OUT_RELATIONS = frozenset(
 )
 
 
-def held_out(draws: Sequence[Draw]) -> set[str]:
+def held_out(draws: Sequence[tuple[str | None, str | None, str | None]]) -> set[str]:
     """The splits that hold out something among these objects, each given by shape, colour and size."""
     shapes = [shape for shape, _, _ in draws]
     found = {
@@ -44,20 +44,23 @@ def held_out(draws: Sequence[Draw]) -> set[str]:
         "count": any((shape, shapes.count(shape)) in HELD_OUT_COUNTS for shape in shapes),
         "size_colour": any((size, colour) in HELD_OUT_SIZES for _, colour, size in draws),
     }
-    return {split for split, is_there in found.items() if is_there}
+    return {split for split in COMBINATIONS if found[split]}
 
 
-def states_held_out_relation(program: Program) -> bool:
-    """Whether a caption's program states what only the split `relation` may state."""
+def stated_held_out(program: Program) -> set[str]:
+    """The splits that hold out something that a caption's program states; the caption's frame is not part of it."""
+    found = set()
     reverse = {"right": "left", "below": "above"}
     for fact in program:
+        if isinstance(fact, Inventory):
+            found |= held_out([(kind.shape, kind.colour, kind.size) for kind in fact.kinds])
         if isinstance(fact, Relation):
             first, relation, second = fact.first.colour, fact.relation, fact.second.colour
             if relation in reverse:
                 first, relation, second = second, reverse[relation], first
             if (first, relation, second) in HELD_OUT_RELATIONS:
-                return True
-    return False
+                found.add("relation")
+    return found
 
 
 def draws_of(scene: Scene) -> list[Draw]:
@@ -81,15 +84,11 @@ def hash_split(scene: Scene) -> str:
 
 def sample_split_scene(rng: np.random.Generator, world: World, split: str) -> Scene:
     """Draws scenes until one belongs to the split, ruling out early what the objects alone can rule out."""
-    wanted = {split} & {"pair", "count", "size_colour"}
     kinds = _kinds(world, split)
     while True:
-        scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split, wanted))
-        if wanted or split == hash_split(scene):
+        scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split))
+        if _belongs(scene, split):
             return scene
-        if split == "template" or split == "relation" and _shows_held_out_relation(scene):
-            if hash_split(scene) != "train":
-                return scene
 
 
 @lru_cache
@@ -98,8 +97,16 @@ def _kinds(world: World, split: str) -> tuple[Draw, ...]:
     return tuple(kind for kind in world.kinds if held_out([kind]) <= {split})
 
 
-def _fits(draws: Sequence[Draw], split: str, wanted: set[str]) -> bool:
-    return held_out(draws) == wanted and (split != "relation" or bool(_held_out_relations(draws)))
+def _fits(draws: Sequence[Draw], split: str) -> bool:
+    return held_out(draws) == {split} & COMBINATIONS and (split != "relation" or bool(_held_out_relations(draws)))
+
+
+def _belongs(scene: Scene, split: str) -> bool:
+    if split in COMBINATIONS:
+        return True
+    if split in SHARES:
+        return hash_split(scene) == split
+    return hash_split(scene) != "train" and (split == "template" or _shows_held_out_relation(scene))
 
 
 def _held_out_relations(draws: Sequence[Draw]) -> list[Relation]:
