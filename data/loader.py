@@ -1,4 +1,4 @@
-"""Which examples each training step sees: a function of the seed and the step, so that resuming needs no saved state."""
+"""Which examples each training step sees: a function of seed and step, so that resuming needs no saved state."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +41,9 @@ class StepSampler(Sampler[list[Key]]):
             yield keys[self.rank :: self.world]
 
 
-def step_loader(dataset: Dataset[Any], sampler: StepSampler, collate: Any, num_workers: int, pin: bool) -> DataLoader[Any]:
+def step_loader(
+    dataset: Dataset[Any], sampler: StepSampler, collate: Any, num_workers: int, pin: bool
+) -> DataLoader[Any]:
     """A loader of one batch for each of the sampler's steps; the number of workers never changes what it yields."""
     return DataLoader(
         dataset,

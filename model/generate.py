@@ -2,7 +2,8 @@
 
     prompts --prefill--> hidden --draw--> code --decode_one--> hidden --draw--> code ...
 
-Rows of a batch are independent: each has its own prompt length, seed and sample number, and comes out as it would alone.
+Rows of a batch are independent: each has its own prompt length, seed and sample number, and comes out as it would
+alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,9 +46,7 @@ def open_image(
     return Packed(*(part[:start] for part in packed)), packed.positions[start:-1]
 
 
-def prefill(
-    transformer: Transformer, prefixes: Sequence[Packed], cache: Cache
-) -> Float[Tensor, "b d"]:
+def prefill(transformer: Transformer, prefixes: Sequence[Packed], cache: Cache) -> Float[Tensor, "b d"]:
     """Reads all prompts in one forward pass, padded on the right; returns each one's last hidden state."""
     device = transformer.head.weight.device
     longest = max(len(prefix.ids) for prefix in prefixes)
@@ -108,7 +107,8 @@ def draw_images(
     longest = max(len(prefix.ids) for prefix in prefixes)
     if longest + num_codes > config.max_length:
         raise ValueError(
-            f"a prompt of {longest} ids and an image of {num_codes} codes exceed the model's {config.max_length}: shorten it"
+            f"a prompt of {longest} ids and an image of {num_codes} codes exceed the model's {config.max_length} ids: "
+            "shorten the prompt"
         )
     lengths = torch.tensor([len(prefix.ids) for prefix in prefixes], device=device)
     places = torch.from_numpy(np.stack([places for _, places in opened])).to(device)
@@ -118,8 +118,6 @@ def draw_images(
     hidden = prefill(transformer, prefixes, cache)
 
     for step in range(num_codes):
-        if step:
-            hidden = decode_one(transformer, ids, places[:, step - 1], lengths + step - 1, cache, longest + step)  # noqa: F821
         if guided:
             hidden = guide(*hidden.chunk(2), sampling.guidance).type_as(hidden)
         logits = transformer.logits(hidden, vocabulary.image_block)
@@ -127,4 +125,6 @@ def draw_images(
             raise ValueError(f"the model's logits for code {step} are not finite: its weights are damaged")
         drawn = draw(logits, sampling, seeds, samples, lengths[: len(requests)] + step, vocabulary.image_start)
         yield drawn - vocabulary.image_start
-        ids = drawn.repeat(2) if guided else drawn
+        if step < num_codes - 1:
+            ids = drawn.repeat(2) if guided else drawn
+            hidden = decode_one(transformer, ids, places[:, step], lengths + step, cache, longest + step + 1)

@@ -87,7 +87,7 @@ class LanguageModel(nn.Module):
 
 
 class Sequences(torch.utils.data.Dataset[Packed]):
-    """Packed sequences of encoded examples; which caption is used, and whether, depends on seed, epoch and index alone."""
+    """Packed sequences of examples; which caption is used, and whether, depends on seed, epoch and index alone."""
 
     def __init__(self, codes: Any, text: TextTokenizer, vocabulary: Vocabulary, config: ModelTraining, dropout: float):
         self.codes, self.text, self.vocabulary, self.config, self.dropout = codes, text, vocabulary, config, dropout
@@ -187,4 +187,3 @@ class NextIdObjective:
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)
         self.plantain(model.transformer).save_pretrained(folder)
-

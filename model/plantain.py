@@ -102,14 +102,16 @@ class Plantain:
         folder = _find(name, revision)
         config, weights = load_folder(folder, (TEXT_FILE,))
         if config.get("model_type") != MODEL_TYPE:
-            raise ValueError(f"{folder} holds a {config.get('model_type')!r}, not a {MODEL_TYPE!r}: give a model's folder")
+            raise ValueError(
+                f"{folder} holds a {config.get('model_type')!r}, not a {MODEL_TYPE!r}: give a model's folder"
+            )
         text_tokenizer = TextTokenizer.from_json((folder / TEXT_FILE).read_text())
         image_tokenizer = ImageTokenizer(from_dict(ImageTokenizerConfig, config["image_tokenizer"]))
         _load(image_tokenizer, weights, "image_tokenizer.", folder)
         if image_tokenizer.digest != config["image_tokenizer_digest"]:
             raise ValueError(
-                f"{folder}: the image tokenizer's weights ({image_tokenizer.digest}) are not those that the model learned its "
-                f"codes from ({config['image_tokenizer_digest']}): copy both from one training run"
+                f"{folder}: the image tokenizer's weights ({image_tokenizer.digest}) are not those whose codes the model "
+                f"learned ({config['image_tokenizer_digest']}): copy both from one training run"
             )
         vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
         transformer = Transformer(from_dict(ModelConfig, config["transformer"]), vocabulary.size)
@@ -228,7 +230,9 @@ class Plantain:
         ids = self.text_tokenizer.encode(prompt)
         room = self.transformer.config.max_length - grid[0] * grid[1] - 6  # what frames the text and the picture
         if len(ids) > room:
-            raise ValueError(f"the prompt is {len(ids)} tokens long, but only {room} fit beside the picture: shorten it")
+            raise ValueError(
+                f"the prompt is {len(ids)} tokens long, but only {room} fit beside the picture: shorten it"
+            )
         return [TextSegment(ids)]
 
     def _grid(self, size: tuple[int, int] | None) -> tuple[int, int]:

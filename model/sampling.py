@@ -1,8 +1,8 @@
 """From logits to one id: the filters, the noise, and the draw. Nothing here knows of layers or of sequences.
 
-A draw is  argmax(filtered logits / temperature + noise),  the Gumbel-max form of sampling from the softmax. The noise is no
-state that advances: it is a function of (seed, sample, position, id). So a picture is the same however it is computed:
-alone or in a batch, all at once or streamed.
+A draw is  argmax(filtered logits / temperature + noise),  the Gumbel-max form of sampling from the softmax. The noise
+is no state that advances: it is a function of (seed, sample, position, id). So a picture is the same however it is
+computed: alone or in a batch, all at once or streamed.
 """
 
 import math
@@ -41,14 +41,16 @@ class SamplingConfig:
             if not low <= value <= high or math.isnan(value):
                 raise ValueError(f"{name} is {value}, but must lie between {low} and {high}")
         if self.top_p == 0:
-            raise ValueError("top_p is 0, which leaves no id to draw: give a value above 0, or temperature 0 for the likeliest")
+            raise ValueError(
+                "top_p is 0, which leaves no id to draw: give a value above 0, or temperature 0 for the likeliest"
+            )
 
 
 def filter_logits(logits: Float[Tensor, "b v"], config: SamplingConfig) -> Float[Tensor, "b v"]:
     """Divides by the temperature, then sets to -inf what top-k, then top-p, then min-p exclude. Never all of a row.
 
-    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1 (top-p); Nguyen et al., "Turning Up
-    the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3 (min-p).
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1 (top-p); Nguyen et al.,
+    "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3 (min-p).
     """
     if config.temperature > 0:
         logits = logits / config.temperature
@@ -98,8 +100,8 @@ def gumbel_noise(
         positions: Index into the row's own sequence of the id that is drawn.
         ids: The ids that may be drawn, as entries of the vocabulary.
 
-    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17 (the mixing function and its
-    use on a counter).
+    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17 (the mixing function and
+    its use on a counter).
     """
     stream = _mix(_mix(_mix(seeds * _GOLDEN) + samples * _GOLDEN) + positions * _GOLDEN)
     bits = _mix(stream[:, None] + (ids[None, :] + 1) * _GOLDEN)

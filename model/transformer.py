@@ -58,8 +58,8 @@ class ModelConfig:
 def rotation(positions: Int[Tensor, "b t 2"], config: ModelConfig) -> Rotation:
     """Cosines and sines for (row, column) positions.
 
-    Frequencies alternate between row and column, so where both are equal, as in text or with `positions: line`, this is the
-    one-dimensional rotary embedding.
+    Frequencies alternate between row and column, so where both are equal, as in text or with `positions: line`, this
+    is the one-dimensional rotary embedding.
 
     Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", section 3.2.
     """

@@ -1,4 +1,4 @@
-"""Folders of weights: `config.json` beside `model.safetensors`, written whole or not at all, read without unpickling."""
+"""Folders of weights: `config.json` beside `model.safetensors`, written whole or not at all, never unpickled."""
 
 import errno
 import hashlib
@@ -15,7 +15,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a file or folder beside `path`, then renames it to `path`; on any failure `path` stays as it was.
+    """Lets `write` fill a file or folder beside `path`, then renames it to `path`; on any failure `path` stays as it
+    was.
 
     Raises:
         OSError: The disk is full, or the place can't be written; the message says which file is still good.
@@ -36,7 +37,9 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left" in str(error)
         if full:
             kept = "what was there before is untouched" if path.exists() else "nothing was written"
-            raise OSError(errno.ENOSPC, f"no space left while saving {path}: {kept}; free some space and try again") from error
+            raise OSError(
+                errno.ENOSPC, f"no space left while saving {path}: {kept}; free some space and try again"
+            ) from error
         raise
 
 
@@ -87,7 +90,9 @@ def load_folder(folder: Path, files: tuple[str, ...] = ()) -> tuple[dict[str, An
     try:
         return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
     except Exception as error:  # json and safetensors have exceptions of their own
-        raise ValueError(f"{folder} holds a truncated or foreign checkpoint ({error}): copy or train it again") from error
+        raise ValueError(
+            f"{folder} holds a truncated or foreign checkpoint ({error}): copy or train it again"
+        ) from error
 
 
 def digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -175,7 +175,9 @@ def train(config: Training) -> Path:
         if step % loop.log_every == 0 or step == loop.num_steps:
             figures = {name: float(value) for name, value in logs.items()} | {"gradient_norm": float(norm)}
             if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):
-                raise ValueError(f"step {step}: a figure is not finite ({figures}); lower the learning rate and start again")
+                raise ValueError(
+                    f"step {step}: a figure is not finite ({figures}); lower the learning rate and start again"
+                )
             figures |= {"learning_rate_factor": factor, "seconds_per_step": time.perf_counter() - started}
             metrics.write(step, "train", figures)
             bar.set_postfix({"loss": f"{figures['loss']:.3f}"})
@@ -217,7 +219,9 @@ def _claim(out: Path, config: Any) -> None:
     text = beside.read_text()
     beside.unlink()
     if resolved.exists() and resolved.read_text() != text:
-        raise ValueError(f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over")
+        raise ValueError(
+            f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
+        )
     write_atomic(resolved, lambda path: path.write_text(text) and None)
 
 

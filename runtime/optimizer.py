@@ -43,8 +43,8 @@ class OptimizerConfig:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest matrix with all singular values near one.
 
-    Convolution kernels count as matrices of (out, everything else). torch's own Muon always works in bfloat16 and in two
-    axes; CPUs without bfloat16 units would spend most of a step on it.
+    Convolution kernels count as matrices of (out, everything else). torch's own Muon always works in bfloat16 and in
+    two axes; CPUs without bfloat16 units would spend most of a step on it.
 
     Args:
         params: Tensors of two or more axes.

@@ -1,4 +1,4 @@
-"""Text to image: the caption, then the picture. Without the caption it is the unconditional picture that guidance needs."""
+"""Text to image: the caption, then the picture. Without a caption, the unconditional picture that guidance needs."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """The convolutional encoder and decoder around the quantiser.
 
-Pictures are folded into patches before the first convolution: nothing runs at pixel resolution, where a convolution costs
-`patch`^2 times more and, for the same time, learns less.
+Pictures are folded into patches before the first convolution: nothing runs at pixel resolution, where a convolution
+costs `patch`^2 times more and, for the same time, learns less.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,9 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         if self.patch < 1 or not self.widths or any(width % 32 for width in self.widths):
-            raise ValueError(f"patch {self.patch}, widths {self.widths}: widths must be multiples of 32, patch at least 1")
+            raise ValueError(
+                f"patch {self.patch}, widths {self.widths}: widths must be multiples of 32, patch at least 1"
+            )
 
     @property
     def stride(self) -> int:
@@ -82,7 +84,11 @@ class Decoder(nn.Module):
             layers += [ResidualBlock(widths[level]) for _ in range(config.num_blocks)]
             if level:
                 layers += [nn.Conv2d(widths[level], 4 * widths[level - 1], 3, padding=1), nn.PixelShuffle(2)]
-        layers += [nn.GroupNorm(widths[0] // 16, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1)]
+        layers += [
+            nn.GroupNorm(widths[0] // 16, widths[0]),
+            nn.SiLU(),
+            nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1),
+        ]
         layers.append(Rearrange("b (c p q) h w -> b c (h p) (w q)", p=patch, q=patch))
         self.layers = nn.Sequential(*layers)
 

@@ -72,7 +72,9 @@ class ImageTokenizer(nn.Module):
             ValueError: A code outside the codebook.
         """
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(f"codes must lie in [0, {self.codebook_size}), got {int(codes.min())} to {int(codes.max())}")
+            raise ValueError(
+                f"codes must lie in [0, {self.codebook_size}), got {int(codes.min())} to {int(codes.max())}"
+            )
         return self.decoder(self.quantizer.decode(codes)).clamp(-1, 1)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Reconstruction:

@@ -79,15 +79,18 @@ class PerceptualDistance(nn.Module):
         for stage, (ours, theirs) in enumerate(pairs):
             squares = (F.normalize(ours, dim=1, eps=1e-10) - F.normalize(theirs, dim=1, eps=1e-10)) ** 2
             weight = getattr(self, f"lin{stage}")
-            total = total + reduce(squares * weight[:, None, None], "b c h w -> b", "sum").mean() / squares[0, 0].numel()
+            total = (
+                total + reduce(squares * weight[:, None, None], "b c h w -> b", "sum").mean() / squares[0, 0].numel()
+            )
         return total
 
 
 class PatchDiscriminator(nn.Module):
     """Judges overlapping patches of an image, real (high) or reconstructed (low); one score for each.
 
-    Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2. Group instead of
-    batch normalisation, which leaks between the real and the reconstructed half of a small batch.
+    Group instead of batch normalisation, which leaks between the real and the reconstructed half of a small batch.
+
+    Source: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2.
     """
 
     def __init__(self, width: int = 32, num_layers: int = 2) -> None:

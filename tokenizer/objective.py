@@ -147,7 +147,12 @@ class ReconstructionObjective:
                 pairs = np.stack([pixels[:32], decoded[:32]], axis=1).reshape(-1, *pixels.shape[1:])
                 grid(pairs, columns=8).save(folder / "originals and reconstructions.png")
         usage, perplexity = codebook_use(counts)
-        figures = {"psnr": np.mean(noise), "ssim": np.mean(likeness), "code_usage": usage, "code_perplexity": perplexity}
+        figures = {
+            "psnr": np.mean(noise),
+            "ssim": np.mean(likeness),
+            "code_usage": usage,
+            "code_perplexity": perplexity,
+        }
         if kept:
             figures["same_scene"] = np.mean(kept)
         return {name: float(value) for name, value in figures.items()}

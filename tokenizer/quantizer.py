@@ -1,7 +1,7 @@
 """One interface over the quantisers of `vector-quantize-pytorch`: features -> values, codes, loss; and codes -> values.
 
-The library's own projections stay off: the autoencoder's 1x1 convolutions on either side do that work, so a code's value
-is always a plain row of a codebook, whatever the method.
+The library's own projections stay off: the autoencoder's 1x1 convolutions on either side do that work, so a code's
+value is always a plain row of a codebook, whatever the method.
 """
 
 import math

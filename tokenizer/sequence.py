@@ -1,7 +1,8 @@
 """Segments of text and images to one sequence of ids with positions and loss weights, and back.
 
-An image in the sequence is  <image> <side rows> <side columns> code ... code </image>,  codes row by row. A whole example is
-<begin> segment ... segment <end>.  What a sequence is for (drawing, describing, editing) is nothing that this file knows.
+An image in the sequence is  <image> <side rows> <side columns> code ... code </image>,  codes row by row. A whole
+example is <begin> segment ... segment <end>.  What a sequence is for (drawing, describing, editing) is nothing that
+this file knows.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ Segment = TextSegment | ImageSegment
 
 
 class Packed(NamedTuple):
-    """One sequence. Weights and `is_image` belong to the id at their own place, not to the one before that predicts it."""
+    """One sequence. Weights and `is_image` belong to the id at their place, not to the one that predicts it."""
 
     ids: Int[np.ndarray, " t"]
     positions: Int[np.ndarray, "t 2"]
@@ -47,8 +48,8 @@ class Packed(NamedTuple):
 def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positions, end: bool = True) -> Packed:
     """Lays segments out as one sequence.
 
-    Structure that the sampler forces (the sides, `</image>`) has no loss; `<image>` and `<end>` have that of the segment
-    they open or close, since there the model may choose.
+    Structure that the sampler forces (the sides, `</image>`) has no loss; `<image>` and `<end>` have that of the
+    segment they open or close, since there the model may choose.
 
     Args:
         segments: In reading order.
@@ -77,7 +78,9 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
         if isinstance(segment, TextSegment):
             for token in segment.ids:
                 if not TEXT_START <= token < vocabulary.text_block.stop:
-                    raise ValueError(f"id {token} is no text id: those are {TEXT_START} to {vocabulary.text_block.stop - 1}")
+                    raise ValueError(
+                        f"id {token} is no text id: those are {TEXT_START} to {vocabulary.text_block.stop - 1}"
+                    )
                 put(token, segment.weight)
             continue
         rows, columns = segment.codes.shape

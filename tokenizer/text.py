@@ -16,7 +16,9 @@ class TextTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         found = [tokenizer.id_to_token(index) for index in range(TEXT_START)]
         if found != list(SPECIALS):
-            raise ValueError("this tokenizer.json does not begin with Plantain's special tokens: it belongs to another model")
+            raise ValueError(
+                "this tokenizer.json does not begin with Plantain's special tokens: it belongs to another model"
+            )
         self._tokenizer = tokenizer
         # Else "<image>" typed by a user would become the special token. This setting is not stored in the file.
         self._tokenizer.encode_special_tokens = True
