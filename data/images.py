@@ -32,7 +32,7 @@ class ImagesConfig:
     # side in pixels of the centre square that is cut from each picture
     image_size: int = 64
     image_column: str = "image"
-    # holds captions as text, or lists of which the first counts; what is empty is the empty text
+    # holds captions: a text or a list of texts for each picture; none is the empty text
     caption_column: str | None = None
     # where there are no captions: class names, put into `caption` with spaces for underscores
     label_column: str = "label"
@@ -253,8 +253,8 @@ class _Columns:
     def example(self, values: dict[str, Any], row: int) -> Example:
         metadata: dict[str, Any] = {"row": row}
         if self.config.caption_column is not None:
-            text = values[self.config.caption_column]
-            text = (text[0] if text else "") if isinstance(text, list) else text or ""
+            texts = values[self.config.caption_column] or ""
+            captions = tuple(texts) if isinstance(texts, list) else (texts,)
         else:
             text = self.config.caption
             if "{label}" in text:
@@ -263,11 +263,12 @@ class _Columns:
                     raise ValueError(f"{self.config.path}: row {row} has no {self.config.label_column!r}")
                 metadata["label"] = self.class_name(label)
                 text = text.replace("{label}", metadata["label"].replace("_", " "))
+            captions = (text,)
         cell = values[self.config.image_column]
         if cell is None:
             raise UnreadableError("there is none")
         image = read_image(cell["path"] if cell["bytes"] is None else BytesIO(cell["bytes"]), self.config.image_size)
-        return Example(image, text, metadata)
+        return Example(image, captions, metadata)
 
 
 def _load(config: ImagesConfig) -> Any:

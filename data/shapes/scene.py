@@ -5,12 +5,14 @@ Every shape covers the same area for the same radius: size then says nothing abo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Draw = tuple[str, str, str]  # what is drawn of an object before its place: shape, colour, size
 
 # Six hues, 60 degrees apart and of equal chroma, on neutral backgrounds: a blurred edge pixel keeps its object's hue,
 # and its chroma is the share of the pixel that the object covers. The checker lives on that.
@@ -142,38 +144,57 @@ class World:
     border: float = 0.02
 
     @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
-        """All (shape, colour) pairs."""
-        return tuple((shape, colour) for shape in self.shapes for colour in COLOURS)
+    def kinds(self) -> tuple[Draw, ...]:
+        """All (shape, colour, size) that an object can have."""
+        return tuple(product(self.shapes, COLOURS, (size for size, _, _ in self.radii)))
+
+
+WORLDS = {
+    "shapes64": World(),
+    # what a picture of 32 pixels can still show exactly
+    "shapes32": World(
+        shapes=("circle", "square", "triangle", "cross"),
+        num_objects=(1, 2),
+        radii=(("small", 0.17, 0.185), ("large", 0.215, 0.235)),
+    ),
+}
 
 
 def _apart(new: Object, old: Object, gap: float) -> bool:
-    centres = math.hypot(new.x - old.x, new.y - old.y)
-    if centres >= CIRCUMRADIUS[new.shape] * new.radius + CIRCUMRADIUS[old.shape] * old.radius + gap:
+    """Whether outlines keep the gap; asked only of objects whose circles of equal area are about that far apart."""
+    if math.hypot(new.x - old.x, new.y - old.y) >= _reach(new.shape, new.radius) + _reach(old.shape, old.radius) + gap:
         return True
-    if centres < 0.75 * (new.radius + old.radius) + gap:  # no shape reaches in by more than a quarter radius
-        return False
     return old.distance(*new.outline().T).min() >= gap and new.distance(*old.outline().T).min() >= gap
+
+
+def _reach(shape: str, radius: float) -> float:
+    return CIRCUMRADIUS[shape] * radius
 
 
 def place(
     rng: np.random.Generator,
-    kinds: list[tuple[str, str, str]],
+    kinds: Sequence[Draw],
     world: World,
     tries: int = 40,
 ) -> tuple[Object, ...] | None:
-    """Places objects of the given (shape, colour, size) kinds uniformly at random, apart from one another.
+    """Places objects of the given kinds uniformly at random, apart from one another.
 
     Returns:
         The objects, or None where one of them found no room in `tries` draws.
     """
-    radii = {size: (low, high) for size, low, high in world.radii}
+    radii = {size: (low, high - low) for size, low, high in world.radii}
     placed: list[Object] = []
-    for shape, colour, size in kinds:
-        radius = rng.uniform(*radii[size])
+    for shape, colour, size in sorted(kinds, key=lambda kind: -radii[kind[2]][0]):  # large ones while there is room
+        low, spread = radii[size]
+        radius = low + spread * rng.random()
         left, top, right, bottom = EXTENTS[shape] * radius + world.border
-        for x, y in rng.uniform((left, top), (1 - right, 1 - bottom), (tries, 2)):
-            new = Object(shape, colour, size, float(x), float(y), float(radius))
+        points = rng.random((tries, 2)) * (1 - left - right, 1 - top - bottom) + (left, top)
+        far_enough = np.ones(tries, bool)
+        for old in placed:  # the cheap half of the test first: no outline reaches in by more than a quarter radius
+            nearest = 0.75 * (radius + old.radius) + world.gap
+            far_enough &= ((points - (old.x, old.y)) ** 2).sum(1) >= nearest**2
+        for x, y in points[far_enough].tolist():
+            new = Object(shape, colour, size, x, y, radius)
             if all(_apart(new, old, world.gap) for old in placed):
                 placed.append(new)
                 break
@@ -185,7 +206,8 @@ def place(
 def sample_scene(
     rng: np.random.Generator,
     world: World,
-    kinds: tuple[tuple[str, str], ...] | None = None,
+    kinds: Sequence[Draw] | None = None,
+    accept: Callable[[Sequence[Draw]], bool] = lambda draws: True,
     repeat: float = 0.25,
 ) -> Scene:
     """Draws a scene: background and number of objects uniform, places uniform among those that leave the gaps.
@@ -193,18 +215,21 @@ def sample_scene(
     Args:
         rng: The source of all randomness.
         world: What may occur.
-        kinds: (shape, colour) pairs to choose from, all of the world's when None.
-        repeat: Probability that all objects are of one shape, colour and size ("three small red circles").
+        kinds: Kinds to choose from, all of the world's when None.
+        accept: Says of the objects' kinds whether to go on and place them, which is the costly part.
+        repeat: Probability that all objects are of one kind ("three small red circles").
     """
     kinds = kinds or world.kinds
-    sizes = [size for size, _, _ in world.radii]
     background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
-    num_objects = int(rng.integers(world.num_objects[0], world.num_objects[1] + 1))
-    same = rng.random() < repeat
+    num_objects = 0
     while True:
-        draws = [
-            (*kinds[rng.integers(len(kinds))], sizes[rng.integers(len(sizes))]) for _ in range(1 if same else num_objects)
-        ]
-        objects = place(rng, draws * num_objects if same else draws, world)
+        number = num_objects or int(rng.integers(world.num_objects[0], world.num_objects[1] + 1))
+        same = rng.random() < repeat
+        draws = [kinds[i] for i in rng.integers(len(kinds), size=1 if same else number)]
+        draws = draws * number if same else draws
+        if not accept(draws):
+            continue
+        num_objects = number  # kept where there is no room, or full scenes would be rare
+        objects = place(rng, draws, world)
         if objects is not None:
             return Scene(background, objects)

@@ -1,0 +1,98 @@
+"""Captioned shapes as a source of examples, each drawn when it is asked for from nothing but its index."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data.example import Example
+from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, sample_caption
+from data.shapes.programs import Program
+from data.shapes.render import render
+from data.shapes.scene import WORLDS, Scene
+from data.shapes.splits import SPLITS, sample_split_scene, states_held_out_relation
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """Which captioned shapes, and how many."""
+
+    # examples, at least 1; each is drawn afresh, so more cost nothing but their time
+    num_examples: int
+    # name in data.shapes.splits.SPLITS
+    split: str = "train"
+    # side of the picture in pixels; worlds are named after the least at which theirs can be checked
+    image_size: int = 64
+    # name in data.shapes.scene.WORLDS
+    world: str = "shapes64"
+    # captions of each picture, in different words; training draws one of them
+    num_captions: int = 1
+    # start of all randomness; whether a scene is trained on does not depend on it
+    seed: int = 0
+    kind: Literal["shapes"] = "shapes"
+
+
+class Shapes:
+    """A `Source` of captioned shapes: a pure function of the config and an index.
+
+    An example's metadata hold its `scene` and the `program` that its caption states.
+    """
+
+    def __init__(self, config: ShapesConfig):
+        for field, value, known in (("split", config.split, SPLITS), ("world", config.world, WORLDS)):
+            if value not in known:
+                raise ValueError(f"unknown {field} {value!r}, expected one of {', '.join(known)}")
+        if config.num_examples < 1 or config.image_size < 1:
+            raise ValueError(f"num_examples and image_size have to be at least 1, not as in {config}")
+        self.config = config
+        self.world = WORLDS[config.world]
+
+    def __len__(self) -> int:
+        return self.config.num_examples
+
+    def __getitem__(self, index: int) -> Example:
+        scene = self.scene(index)
+        captions = [self._describe(scene, index, draw) for draw in range(self.config.num_captions)]
+        metadata = {"scene": scene, "program": captions[0][1]}
+        return Example(render(scene, self.config.image_size), tuple(text for text, _ in captions), metadata)
+
+    def shows(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> bool:
+        """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
+        from data.shapes.checker import parse, same_scene
+
+        return same_scene(parse(image, self.world), self.scene(index))
+
+    def scene(self, index: int) -> Scene:
+        """The scene of an example, without its picture."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return sample_split_scene(self._rng("scene", index), self.world, self.config.split)
+
+    def caption(self, index: int, draw: int = 0) -> tuple[str, Program]:
+        """A caption of an example and the program that it states; each draw gives another, independently."""
+        return self._describe(self.scene(index), index, draw)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the config and of examples throughout: it changes with the code wherever the code's results do."""
+        digest = hashlib.sha256(repr((self.config, self.world)).encode())
+        for index in range(0, len(self), -(-len(self) // 32)):
+            example = self[index]
+            digest.update(example.image.tobytes() + example.text.encode())
+        return digest.hexdigest()[:16]
+
+    def _describe(self, scene: Scene, index: int, draw: int) -> tuple[str, Program]:
+        rng = self._rng(f"caption {draw}", index)
+        wrappers = HELD_OUT_WRAPPERS if self.config.split == "template" else WRAPPERS
+        while True:
+            text, program = sample_caption(rng, scene, wrappers)
+            if states_held_out_relation(program) == (self.config.split == "relation"):
+                return text, program
+
+    def _rng(self, purpose: str, index: int) -> np.random.Generator:
+        name = f"{self.config.seed} {self.config.split} {index} {purpose}"
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest())
+        return np.random.Generator(np.random.Philox(key=key))

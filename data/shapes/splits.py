@@ -1,0 +1,116 @@
+"""Which scenes and captions are trained on, and which are kept to ask what was learnt beyond them.
+
+    train, val, test    the same distribution; a scene's hash decides, so that no scene is in two of them
+    pair                scenes with a shape in a colour that it never has elsewhere
+    count               scenes with a number of a shape that never occurs elsewhere
+    size_colour         scenes with a colour in a size that it never has elsewhere
+    relation            captions that relate two colours in a way that no other caption states
+    template            captions in a frame that no other caption has
+
+Each shape, colour, size, number, relation and word is seen in training: only combinations of them are held out. An
+example of a held-out split exercises what that split holds out and nothing that another does.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from data.shapes.captions import SLACK
+from data.shapes.programs import Kind, Program, Relation, holds
+from data.shapes.scene import COLOURS, SHAPES, Draw, Scene, World, sample_scene
+
+# Share of scenes by hash. The last two splits hold out captions only: their scenes are any but those of `train`.
+SHARES = {"train": 0.92, "val": 0.04, "test": 0.04}
+HELD_OUT = ("pair", "count", "size_colour", "relation", "template")
+SPLITS = (*SHARES, *HELD_OUT)
+
+# A Latin square's diagonal: each shape lacks one colour and each colour one shape.
+HELD_OUT_PAIRS = frozenset((shape, list(COLOURS)[(i + 2) % len(COLOURS)]) for i, shape in enumerate(SHAPES))
+HELD_OUT_COUNTS = frozenset({("cross", 2), ("ring", 3), ("triangle", 4)})
+HELD_OUT_SIZES = frozenset({("small", "cyan"), ("large", "yellow")})
+# In either wording: "blue to the right of red" says the same as the first. Its mirror image is trained on.
+HELD_OUT_RELATIONS = frozenset(
+    {("red", "left", "blue"), ("cyan", "left", "yellow"), ("green", "above", "magenta"), ("yellow", "above", "red")}
+)
+
+
+def held_out(draws: Sequence[Draw]) -> set[str]:
+    """The splits that hold out something among these objects, each given by shape, colour and size."""
+    shapes = [shape for shape, _, _ in draws]
+    found = {
+        "pair": any((shape, colour) in HELD_OUT_PAIRS for shape, colour, _ in draws),
+        "count": any((shape, shapes.count(shape)) in HELD_OUT_COUNTS for shape in shapes),
+        "size_colour": any((size, colour) in HELD_OUT_SIZES for _, colour, size in draws),
+    }
+    return {split for split, is_there in found.items() if is_there}
+
+
+def states_held_out_relation(program: Program) -> bool:
+    """Whether a caption's program states what only the split `relation` may state."""
+    reverse = {"right": "left", "below": "above"}
+    for fact in program:
+        if isinstance(fact, Relation):
+            first, relation, second = fact.first.colour, fact.relation, fact.second.colour
+            if relation in reverse:
+                first, relation, second = second, reverse[relation], first
+            if (first, relation, second) in HELD_OUT_RELATIONS:
+                return True
+    return False
+
+
+def draws_of(scene: Scene) -> list[Draw]:
+    """Shape, colour and size of each object."""
+    return [(obj.shape, obj.colour, obj.size) for obj in scene.objects]
+
+
+def canonical(scene: Scene) -> str:
+    """The same for scenes that look alike: background, and the sorted objects with their cells of a 3 x 3 grid."""
+    objects = sorted((*draw, int(obj.x * 3), int(obj.y * 3)) for draw, obj in zip(draws_of(scene), scene.objects))
+    return f"{scene.background} {objects}"
+
+
+def hash_split(scene: Scene) -> str:
+    """Which of train, val and test a scene belongs to."""
+    digest = hashlib.blake2b(canonical(scene).encode(), digest_size=8).digest()
+    fraction = int.from_bytes(digest) / 2**64
+    train, val, _ = SHARES.values()
+    return "train" if fraction < train else "val" if fraction < train + val else "test"
+
+
+def sample_split_scene(rng: np.random.Generator, world: World, split: str) -> Scene:
+    """Draws scenes until one belongs to the split, ruling out early what the objects alone can rule out."""
+    wanted = {split} & {"pair", "count", "size_colour"}
+    kinds = _kinds(world, split)
+    while True:
+        scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split, wanted))
+        if wanted or split == hash_split(scene):
+            return scene
+        if split == "template" or split == "relation" and _shows_held_out_relation(scene):
+            if hash_split(scene) != "train":
+                return scene
+
+
+@lru_cache
+def _kinds(world: World, split: str) -> tuple[Draw, ...]:
+    """The kinds that the split's scenes can contain: none that a different split holds out."""
+    return tuple(kind for kind in world.kinds if held_out([kind]) <= {split})
+
+
+def _fits(draws: Sequence[Draw], split: str, wanted: set[str]) -> bool:
+    return held_out(draws) == wanted and (split != "relation" or bool(_held_out_relations(draws)))
+
+
+def _held_out_relations(draws: Sequence[Draw]) -> list[Relation]:
+    """Those that a caption could state of these objects without saying which of several it means."""
+    colours = [colour for _, colour, _ in draws]
+    return [
+        Relation(Kind(colour=first), relation, Kind(colour=second))
+        for first, relation, second in HELD_OUT_RELATIONS
+        if colours.count(first) == colours.count(second) == 1
+    ]
+
+
+def _shows_held_out_relation(scene: Scene) -> bool:
+    return any(holds(fact, scene, SLACK) for fact in _held_out_relations(draws_of(scene)))
