@@ -32,7 +32,7 @@ class ImagesConfig:
     # side in pixels of the centre square that is cut from each picture
     image_size: int = 64
     image_column: str = "image"
-    # holds captions as text, or lists of texts; what is empty is the empty text
+    # holds captions: a text or a list of texts for each picture; none is the empty text
     caption_column: str | None = None
     # where there are no captions: class names, put into `caption` with spaces for underscores
     label_column: str = "label"
@@ -253,8 +253,8 @@ class _Columns:
     def example(self, values: dict[str, Any], row: int) -> Example:
         metadata: dict[str, Any] = {"row": row}
         if self.config.caption_column is not None:
-            text = values[self.config.caption_column]
-            captions = tuple(text) if isinstance(text, list) and text else (text or "",)
+            texts = values[self.config.caption_column] or ""
+            captions = tuple(texts) if isinstance(texts, list) else (texts,)
         else:
             text = self.config.caption
             if "{label}" in text:

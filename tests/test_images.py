@@ -84,6 +84,14 @@ def test_captions_may_stand_in_a_metadata_file(tmp_path: Path):
     assert [images[0].text, images[1].text] == ["one", ""]
 
 
+def test_a_picture_may_have_several_captions(tmp_path: Path):
+    rows = {"image": [{"bytes": png(0), "path": None}] * 2, "texts": [["one", "two"], []]}
+    features = datasets.Features({"image": datasets.Image(), "texts": datasets.List(datasets.Value("string"))})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    images = Images(config(tmp_path / "a.parquet", caption_column="texts"))
+    assert [images[0].captions, images[1].captions] == [("one", "two"), ("",)]
+
+
 def test_a_parquet_file_and_a_folder_of_them_are_read(tmp_path: Path):
     file = numbered(tmp_path / "rows" / "train.parquet", 3)
     for path in (file, file.parent):
