@@ -1,0 +1,217 @@
+"""Drawing: pictures come from exactly the model's distribution, each the same however it is computed."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import model.generate
+from model.generate import ImageRequest, draw_images, open_image
+from model.sampling import SamplingConfig, filter_logits
+from model.transformer import Transformer
+from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack, unpack
+from tokenizer.vocabulary import TEXT_START, Vocabulary
+
+THREE = Vocabulary(num_text=256, codebook_size=3)
+TEN = Vocabulary(num_text=256, codebook_size=10)
+
+
+def text(*numbers: int) -> list[Segment]:
+    return [TextSegment([TEXT_START + number for number in numbers])]
+
+
+def codes_of(transformer: Transformer, vocabulary: Vocabulary, requests, grid, **settings) -> torch.Tensor:
+    steps = draw_images(transformer, vocabulary, requests, grid, SamplingConfig(**settings))
+    return torch.stack(list(steps), dim=1)
+
+
+@torch.no_grad()
+def uncached_logits(transformer: Transformer, vocabulary: Vocabulary, segments, codes: torch.Tensor) -> torch.Tensor:
+    """(pictures, codes, codebook): straight from whole sequences, by the whole head."""
+    positions = transformer.config.positions
+    packed = [pack([*segments, ImageSegment(grid.numpy())], vocabulary, positions) for grid in codes]
+    ids, places = (torch.from_numpy(np.stack([getattr(p, name) for p in packed])) for name in ("ids", "positions"))
+    first = int(packed[0].is_image.argmax()) - 1
+    return transformer.logits(transformer(ids, places))[:, first : first + codes[0].numel(), vocabulary.image_start :]
+
+
+@pytest.mark.parametrize(
+    ("positions", "settings"),
+    [
+        ("grid", {}),
+        ("line", {"guidance": 2.0}),
+        ("grid", {"guidance": 2.0, "temperature": 1.3}),
+        ("grid", {"guidance": 1.5, "temperature": 0.7, "top_k": 2}),
+        ("line", {"top_p": 0.8, "temperature": 1.5}),
+    ],
+)
+def test_pictures_come_from_exactly_the_distribution_of_the_model(
+    positions, settings: dict, tiny_transformer: Callable, chi_square: Callable
+):
+    """All 81 pictures of 2 x 2 codes out of 3, their probabilities computed one by one without a cache."""
+    transformer = tiny_transformer(THREE.size, seed=4, positions=positions)
+    condition, config = text(1, 2, 3), SamplingConfig(**settings)
+    pictures = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    grids = pictures.view(-1, 2, 2)
+    conditional = uncached_logits(transformer, THREE, condition, grids)
+    unconditional = uncached_logits(transformer, THREE, [], grids)
+    guided = unconditional + config.guidance * (conditional - unconditional)
+    shares = filter_logits(guided.flatten(0, 1), config).softmax(-1).view(guided.shape).double()
+    probabilities = shares.gather(-1, pictures[:, :, None]).prod(dim=1)[:, 0]
+    assert probabilities.sum() == pytest.approx(1)
+
+    requests = [ImageRequest(condition, seed=7, sample=number) for number in range(1000)]
+    drawn = codes_of(transformer, THREE, requests, (2, 2), **settings)
+    counts = torch.bincount(drawn @ torch.tensor([27, 9, 3, 1]), minlength=81)
+    assert (counts > 0).sum() > 5
+    assert chi_square(counts, probabilities) > 1e-4
+    assert chi_square(counts, torch.full((81,), 1 / 81)) < 1e-4 or (probabilities == 0).any()  # it could fail
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("positions", ["grid", "line"])
+def test_a_picture_is_the_same_alone_and_in_any_company(guidance: float, positions, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=1, positions=positions)
+    mine = [ImageRequest(text(5, 6, 7), seed=3, sample=number) for number in range(8)]
+    others = [ImageRequest(text(*range(length)), seed=9, sample=0) for length in (1, 12)] + [ImageRequest([], 3, 1)]
+    together = codes_of(transformer, TEN, mine, (3, 4), guidance=guidance)
+    assert len({tuple(row) for row in together.tolist()}) == 8
+    for size in (1, 3):
+        parts = [
+            codes_of(transformer, TEN, mine[start : start + size], (3, 4), guidance=guidance)
+            for start in range(0, 8, size)
+        ]
+        assert torch.equal(torch.cat(parts), together)
+    mixed = codes_of(transformer, TEN, [others[0], mine[2], others[1], others[2], mine[0]], (3, 4), guidance=guidance)
+    assert torch.equal(mixed[[1, 4]], together[[2, 0]])
+
+
+def test_the_seed_and_the_number_of_a_picture_choose_it(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=1)
+    requests = [ImageRequest(text(5), seed, sample) for seed in range(3) for sample in range(3)]
+    drawn = codes_of(transformer, TEN, requests, (3, 3)).tolist()
+    assert len({tuple(row) for row in drawn}) == 9
+    torch.manual_seed(99)  # no global state has a say
+    assert codes_of(transformer, TEN, requests, (3, 3)).tolist() == drawn
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("min_p", [0.0, 0.3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
+def test_an_image_holds_exactly_rows_x_columns_image_ids_under_every_setting(
+    top_k: int, top_p: float, min_p: float, temperature: float, tiny_transformer: Callable
+):
+    """Even where the model likes text ids far better."""
+    transformer = tiny_transformer(TEN.size, seed=2)
+    with torch.no_grad():
+        transformer.head.weight[TEN.text_block] *= 50
+    settings = dict(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature, guidance=1.5)
+    codes = codes_of(transformer, TEN, [ImageRequest(text(1), 0, n) for n in range(3)], (2, 3), **settings)
+    assert codes.shape == (3, 6) and 0 <= codes.min() and codes.max() < 10
+    packed = pack([*text(1), ImageSegment(codes[0].view(2, 3).numpy())], TEN, "grid")
+    (_, image) = unpack(packed.ids.tolist(), TEN)
+    assert isinstance(image, ImageSegment) and image.codes.shape == (2, 3)
+
+
+def test_the_guidance_scale_is_the_same_at_every_step_of_every_call(
+    tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    transformer = tiny_transformer(TEN.size)
+    scales, guide = [], model.generate.guide
+    monkeypatch.setattr(model.generate, "guide", lambda c, u, scale: scales.append(scale) or guide(c, u, scale))
+    config = SamplingConfig(guidance=2.5)
+    requests = [ImageRequest(text(1), 0, 0)]
+    first = list(draw_images(transformer, TEN, requests, (2, 3), config))
+    again = list(draw_images(transformer, TEN, requests, (2, 3), config))
+    assert scales == [2.5] * 12 and config == SamplingConfig(guidance=2.5)
+    assert torch.equal(torch.cat(first), torch.cat(again))
+
+
+def test_guidance_changes_the_picture_and_reads_the_sequence_without_its_condition(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size)
+    requests = [ImageRequest(text(1, 2), 0, number) for number in range(10)]
+    results = {scale: codes_of(transformer, TEN, requests, (2, 3), guidance=scale) for scale in (0.0, 1.0, 2.0, 8.0)}
+    for left, right in itertools.combinations(results.values(), 2):
+        assert not torch.equal(left, right)
+    without = [ImageRequest([], 0, number) for number in range(10)]
+    assert torch.equal(
+        codes_of(transformer, TEN, without, (2, 3), guidance=8.0), codes_of(transformer, TEN, without, (2, 3))
+    )
+
+
+def test_without_guidance_no_unconditional_half_is_computed(
+    tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    transformer = tiny_transformer(TEN.size)
+    sizes, new_cache = [], transformer.new_cache
+    monkeypatch.setattr(transformer, "new_cache", lambda rows, length: sizes.append(rows) or new_cache(rows, length))
+    for scale in (1.0, 2.0):
+        codes_of(transformer, TEN, [ImageRequest(text(1), 0, n) for n in range(3)], (2, 2), guidance=scale)
+    assert sizes == [3, 6]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("positions", ["grid", "line"])
+def test_at_temperature_zero_every_code_is_the_likeliest_by_uncached_logits(
+    guidance: float, positions, tiny_transformer: Callable
+):
+    transformer = tiny_transformer(TEN.size, seed=5, positions=positions)
+    for condition in (text(3), text(*range(9))):
+        request = [ImageRequest(condition, 0, 0)]
+        codes = codes_of(transformer, TEN, request, (3, 2), temperature=0.0, guidance=guidance)
+        conditional, unconditional = (
+            uncached_logits(transformer, TEN, segments, codes.view(1, 3, 2)) for segments in (condition, [])
+        )
+        guided = unconditional + guidance * (conditional - unconditional)
+        assert torch.equal(guided.argmax(-1), codes)
+
+
+@pytest.mark.parametrize("positions", ["grid", "line"])
+def test_an_opened_image_is_the_packed_one_up_to_its_codes(positions):
+    prefix, places = open_image(text(1, 2), (2, 3), TEN, positions)
+    packed = pack([*text(1, 2), ImageSegment(np.ones((2, 3), dtype=np.int64))], TEN, positions)
+    first = int(packed.is_image.argmax())
+    assert prefix.ids.tolist() == packed.ids[:first].tolist()
+    assert prefix.positions.tolist() == packed.positions[:first].tolist()
+    assert places.tolist() == packed.positions[packed.is_image].tolist()
+
+
+def test_a_picture_may_follow_another_picture(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size)
+    sources = [ImageSegment(np.full((2, 2), code)) for code in (0, 9)]
+    drawn = [
+        codes_of(transformer, TEN, [ImageRequest([source, *text(1)], 0, n) for n in range(4)], (2, 2))
+        for source in sources
+    ]
+    assert not torch.equal(*drawn)
+
+
+def test_a_sequence_that_does_not_fit_is_refused_and_one_that_just_fits_is_drawn(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, max_length=20)
+    fits = [ImageRequest(text(*range(10)), 0, 0)]  # <begin> 10 <image> 2 sides = 14, and 6 codes
+    assert codes_of(transformer, TEN, fits, (2, 3)).shape == (1, 6)
+    with pytest.raises(ValueError, match="a prompt of 15 ids and an image of 6 codes exceed the model's 20 ids"):
+        codes_of(transformer, TEN, [*fits, ImageRequest(text(*range(11)), 0, 0)], (2, 3))
+
+
+def test_logits_that_are_no_numbers_name_the_code(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size)
+    with torch.no_grad():
+        transformer.embedding.weight[TEN.image_block] = torch.nan  # seen from the second code on
+    steps = draw_images(transformer, TEN, [ImageRequest(text(1), 0, 0)], (2, 2), SamplingConfig())
+    next(steps)
+    with pytest.raises(ValueError, match="logits for code 1 are not finite"):
+        next(steps)
+
+
+def test_codes_are_streamed_one_by_one(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size)
+    requests = [ImageRequest(text(1), 0, number) for number in range(2)]
+    whole = codes_of(transformer, TEN, requests, (2, 3))
+    steps = draw_images(transformer, TEN, requests, (2, 3), SamplingConfig())
+    assert torch.equal(next(steps), whole[:, 0]) and torch.equal(next(steps), whole[:, 1])
+    steps.close()  # a cancelled picture changes no other
+    assert torch.equal(codes_of(transformer, TEN, requests, (2, 3)), whole)
