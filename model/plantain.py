@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Plantain:
         device: str | torch.device = "auto",
         dtype: Literal["fp32", "bf16"] | None = None,
         revision: str | None = None,
-    ) -> Self:
+    ) -> "Plantain":
         """Loads a checkpoint folder, or downloads one from the Hugging Face hub. Never unpickles.
 
         Args:

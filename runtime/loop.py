@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class LoopConfig:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of num_accumulated {self.num_accumulated}")
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is trained, on what, and how it is judged."""
 
@@ -91,6 +92,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Training(Protocol):
     """A config that names a loop and can build its objective."""
 

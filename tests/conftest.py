@@ -75,7 +75,7 @@ def tiny_image_tokenizer() -> Callable:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             autoencoder = AutoencoderConfig(patch=patch, widths=widths, num_blocks=1)
-            return ImageTokenizer(ImageTokenizerConfig(autoencoder, quantizer or FSQConfig((3, 3)))).eval()
+            return ImageTokenizer(ImageTokenizerConfig(autoencoder, quantizer or FSQConfig(levels=(3, 3)))).eval()
 
     return make
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -102,7 +102,7 @@ class ImageTokenizer(nn.Module):
         save_folder(folder, {"model_type": "plantain_image_tokenizer", **to_dict(self.config)}, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Self:
+    def from_pretrained(cls, folder: Path) -> "ImageTokenizer":
         """Reads what `save_pretrained` wrote.
 
         Raises:
