@@ -9,11 +9,16 @@ from jaxtyping import UInt8
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, its caption and whatever else its source knows of it."""
+    """A picture, one or more captions of it and whatever else its source knows."""
 
     image: UInt8[np.ndarray, "height width 3"]
-    text: str
+    captions: tuple[str, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The first caption."""
+        return self.captions[0]
 
 
 @runtime_checkable

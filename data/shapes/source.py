@@ -3,8 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data.example import Example
 from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, sample_caption
@@ -26,8 +28,11 @@ class ShapesConfig:
     image_size: int = 64
     # name in data.shapes.scene.WORLDS
     world: str = "shapes64"
+    # captions of each picture, in different words; training draws one of them
+    num_captions: int = 1
     # start of all randomness; whether a scene is trained on does not depend on it
     seed: int = 0
+    kind: Literal["shapes"] = "shapes"
 
 
 class Shapes:
@@ -50,8 +55,15 @@ class Shapes:
 
     def __getitem__(self, index: int) -> Example:
         scene = self.scene(index)
-        text, program = self._describe(scene, index, draw=0)
-        return Example(render(scene, self.config.image_size), text, {"scene": scene, "program": program})
+        captions = [self._describe(scene, index, draw) for draw in range(self.config.num_captions)]
+        metadata = {"scene": scene, "program": captions[0][1]}
+        return Example(render(scene, self.config.image_size), tuple(text for text, _ in captions), metadata)
+
+    def shows(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> bool:
+        """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
+        from data.shapes.checker import parse, same_scene
+
+        return same_scene(parse(image, self.world), self.scene(index))
 
     def scene(self, index: int) -> Scene:
         """The scene of an example, without its picture."""

@@ -70,7 +70,9 @@ def draws_of(scene: Scene) -> list[Draw]:
 
 def canonical(scene: Scene) -> str:
     """The same for scenes that look alike: background, and the sorted objects with their cells of a 3 x 3 grid."""
-    objects = sorted((*draw, int(obj.x * 3), int(obj.y * 3)) for draw, obj in zip(draws_of(scene), scene.objects))
+    objects = sorted(
+        (*draw, int(obj.x * 3), int(obj.y * 3)) for draw, obj in zip(draws_of(scene), scene.objects, strict=True)
+    )
     return f"{scene.background} {objects}"
 
 

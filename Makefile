@@ -1,0 +1,29 @@
+# make demo    pictures from the weights that come with the repository, in outputs/demo.png
+# make test    the tests that take seconds
+# make lint    style and types
+# The first of them sets up .venv, which takes a minute or two and is not repeated until the requirements change.
+
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED := $(VENV)/.installed
+# the packages whose shape and type annotations the tests check while they run
+CHECKED := data,tokenizer,model,runtime
+
+.PHONY: demo test lint
+demo: $(INSTALLED)
+	$(VENV)/bin/python sample.py --demo
+
+# Code under the checking hook can't be compiled, hence two calls. Exit status 5: there was no such test.
+test: $(INSTALLED)
+	$(VENV)/bin/pytest -q -m "not slow and not compile" --jaxtyping-packages=$(CHECKED),beartype.beartype
+	$(VENV)/bin/pytest -q -m "not slow and compile" || [ $$? -eq 5 ]
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev,tracking]'
+	touch $@

@@ -1,0 +1,71 @@
+"""A source's pictures as codes, computed once and kept on disk under a name that changes whenever they would."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data.example import Source
+from data.pictures import to_images
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from tokenizer.image import ImageTokenizer
+
+CACHE = Path(os.environ.get("PLANTAIN_CACHE", ".cache")) / "codes"
+
+
+def encode_source(
+    source: Source, tokenizer: "ImageTokenizer", device: torch.device, cache: Path = CACHE, batch_size: int = 128
+) -> "Dataset":
+    """Codes and captions of all examples of a source.
+
+    Args:
+        source: Where the pictures come from.
+        tokenizer: Turns them into codes, in fp32.
+        device: Where to encode.
+        cache: Folder of caches; one for each pair of source and tokenizer.
+        batch_size: Pictures encoded at once.
+
+    Returns:
+        A data set with the columns `codes` (rows of a grid) and `captions` (one or more texts).
+    """
+    import datasets
+
+    name = hashlib.sha256(f"{source.fingerprint} {tokenizer.digest}".encode()).hexdigest()[:16]
+    folder = cache / name
+    if folder.is_dir():
+        return datasets.load_from_disk(str(folder))
+    features = datasets.Features(
+        codes=datasets.List(datasets.List(datasets.Value("uint16" if tokenizer.codebook_size <= 2**16 else "uint32"))),
+        captions=datasets.List(datasets.Value("string")),
+    )
+    tokenizer = tokenizer.to(device).eval()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        from tqdm import tqdm
+
+        for start in tqdm(range(0, len(source), batch_size), desc="encoding", unit_scale=batch_size, unit="image"):
+            examples = [source[index] for index in range(start, min(start + batch_size, len(source)))]
+            codes = tokenizer.encode(to_images(np.stack([example.image for example in examples])).to(device))
+            for example, grid in zip(examples, codes.cpu().numpy(), strict=True):
+                yield {"codes": grid, "captions": list(example.captions)}
+
+    # The finished folder appears by one rename: a run that is killed while encoding leaves no half cache behind.
+    beside = cache / f".{name}.{os.getpid()}"
+    try:
+        dataset = datasets.Dataset.from_generator(
+            rows, features=features, cache_dir=str(beside / "parts"), fingerprint=name
+        )
+        dataset.save_to_disk(str(beside / "whole"))  # pyright: ignore[reportAttributeAccessIssue]
+        if not folder.is_dir():
+            (beside / "whole").rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return datasets.load_from_disk(str(folder))

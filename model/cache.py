@@ -1,0 +1,48 @@
+"""The keys and values of what has been read: allocated once, written in place."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class LayerCache:
+    """One layer's keys and values, `num_kv_heads` of them (not `num_heads`: queries share)."""
+
+    def __init__(self, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._rows = torch.arange(shape[0], device=device)[:, None]
+
+    def update(
+        self, keys: Float[Tensor, "b t k e"], values: Float[Tensor, "b t k e"], slots: Int[Tensor, "b t"], limit: int
+    ) -> tuple[Tensor, Tensor]:
+        """Writes keys and values at each row's own slots; returns all up to slot `limit`, heads first."""
+        self.keys[self._rows, :, slots] = keys
+        self.values[self._rows, :, slots] = values
+        return self.keys[:, :, :limit], self.values[:, :, :limit]
+
+
+class Cache:
+    """One cache for each layer of a transformer.
+
+    Rows of a batch are independent: each writes at slots of its own, so prompts of different lengths need no padding on
+    the left, and a slot that a row has not reached yet is hidden by the mask, whatever it holds.
+
+    Args:
+        num_layers, batch_size, num_kv_heads, max_length, head_dim: The sizes; a slot is an index into the sequence.
+        device, dtype: Where and in which precision.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        num_kv_heads: int,
+        max_length: int,
+        head_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (batch_size, num_kv_heads, max_length, head_dim)
+        self.layers = [LayerCache(shape, device, dtype) for _ in range(num_layers)]
+        self.max_length = max_length

@@ -1,0 +1,189 @@
+"""Training the autoregressive model: predict the next id of captions and pictures in one stream."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from data.codes import encode_source
+from data.pictures import grid
+from data.sources import SourceConfig, open_source
+from model.plantain import TEXT_FILE, Plantain
+from model.sampling import SamplingConfig
+from model.transformer import ModelConfig, Transformer
+from runtime.checkpoint import write_atomic
+from runtime.config import to_dict
+from runtime.loop import LoopConfig
+from tasks.text_to_image import text_to_image
+from tokenizer.image import ImageTokenizer
+from tokenizer.sequence import Packed, pack
+from tokenizer.text import TextTokenizer
+from tokenizer.vocabulary import PAD, Vocabulary
+
+
+@dataclass(frozen=True)
+class ModelTraining:
+    """A run that trains the autoregressive model on an image tokenizer's codes."""
+
+    loop: LoopConfig
+    data: SourceConfig
+    validation: SourceConfig
+    # checkpoint folder of the image tokenizer
+    tokenizer: str
+    kind: Literal["model"] = "model"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    # how the trained model is to be sampled; stored with it
+    recipe: SamplingConfig = field(default_factory=SamplingConfig)
+    # ids of text, 256 bytes included
+    num_text: int = 512
+    # what predicting an id of text counts, beside one for each code
+    text_weight: float = 0.1
+    # share of examples without their caption: guidance needs to know the unconditional picture
+    caption_dropout: float = 0.1
+    # weight of the squared log of the softmax's denominator, which keeps logits from drifting
+    z_loss: float = 1e-5
+    # prompts of the validation set that are drawn and, where the source can, checked at each evaluation
+    num_samples: int = 64
+
+    def build(self, device: torch.device) -> "NextIdObjective":
+        return NextIdObjective(self, device)
+
+
+class LanguageModel(nn.Module):
+    """The transformer and its loss: each id is predicted among those that the sampler would allow in its place."""
+
+    def __init__(self, transformer: Transformer, vocabulary: Vocabulary, z_loss: float) -> None:
+        super().__init__()
+        self.transformer, self.vocabulary, self.z_loss = transformer, vocabulary, z_loss
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t 2"],
+        weights: Float[Tensor, "b t"],
+        is_image: Bool[Tensor, "b t"],
+        step: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = self.transformer(ids[:, :-1], positions[:, :-1])
+        # From here on everything belongs to the id that is predicted: labels, weights and z-loss shift together.
+        targets, weights, is_image = ids[:, 1:], weights[:, 1:], is_image[:, 1:]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        figures = {}
+        for name, chosen, block in (
+            ("image", is_image & (weights > 0), self.vocabulary.image_block),
+            ("text", ~is_image & (weights > 0), self.vocabulary.text_block),
+        ):
+            logits = self.transformer.logits(hidden[chosen], block)
+            losses = F.cross_entropy(logits, targets[chosen] - block.start, reduction="none")
+            figures[f"{name}_loss"] = losses.detach().mean() if len(losses) else losses.detach().sum()
+            losses = losses + self.z_loss * logits.logsumexp(-1) ** 2
+            total = total + (losses * weights[chosen]).sum()
+        return total / weights.sum().clamp_min(1e-6), figures
+
+
+class Sequences(torch.utils.data.Dataset[Packed]):
+    """Packed sequences of examples; which caption is used, and whether, depends on seed, epoch and index alone."""
+
+    def __init__(self, codes: Any, text: TextTokenizer, vocabulary: Vocabulary, config: ModelTraining, dropout: float):
+        self.codes, self.text, self.vocabulary, self.config, self.dropout = codes, text, vocabulary, config, dropout
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: tuple[int, int]) -> Packed:
+        epoch, index = key
+        row = self.codes[index]
+        rng = np.random.default_rng((self.config.loop.seed, epoch, index))
+        caption = row["captions"][rng.integers(len(row["captions"]))]
+        ids = [] if rng.random() < self.dropout else self.text.encode(caption)
+        segments = text_to_image(ids, np.array(row["codes"], dtype=np.int64), self.config.text_weight)
+        packed = pack(segments, self.vocabulary, self.config.model.positions)
+        if len(packed.ids) > self.config.model.max_length:
+            raise ValueError(
+                f"example {index} is {len(packed.ids)} ids long, but model.max_length is {self.config.model.max_length}"
+            )
+        return packed
+
+
+class NextIdObjective:
+    """See runtime.loop.Objective."""
+
+    def __init__(self, config: ModelTraining, device: torch.device) -> None:
+        self.config = config
+        self.image_tokenizer = ImageTokenizer.from_pretrained(Path(config.tokenizer)).to(device)
+        self.source, self.validation = open_source(config.data), open_source(config.validation)
+        self.codes = encode_source(self.source, self.image_tokenizer, device)
+        self.validation_codes = encode_source(self.validation, self.image_tokenizer, device)
+        self.text_tokenizer = self._text_tokenizer()
+        self.vocabulary = Vocabulary(self.text_tokenizer.num_text, self.image_tokenizer.codebook_size)
+        self.model = LanguageModel(Transformer(config.model, self.vocabulary.size), self.vocabulary, config.z_loss)
+        first = np.array(self.codes[0]["codes"])
+        self.grid = (first.shape[0], first.shape[1])
+
+    def _text_tokenizer(self) -> TextTokenizer:
+        """Trained once; a resumed run reads what it wrote."""
+        path = Path(self.config.loop.out) / TEXT_FILE
+        if not path.exists():
+            some = self.codes.select(range(min(len(self.codes), 50_000)))
+            texts = (caption for row in some for caption in row["captions"])
+            text = TextTokenizer.train(texts, self.config.num_text).to_json()
+            write_atomic(path, lambda beside: beside.write_text(text) and None)
+        return TextTokenizer.from_json(path.read_text())
+
+    def outer_parameters(self) -> list[nn.Parameter]:
+        return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
+
+    def dataset(self) -> Sequences:
+        return Sequences(self.codes, self.text_tokenizer, self.vocabulary, self.config, self.config.caption_dropout)
+
+    def collate(self, items: list[Packed]) -> dict[str, Tensor]:
+        """Pads on the right; weights of zero keep the padding out of the loss."""
+        longest = max(len(item.ids) for item in items)
+        batch = {
+            "ids": torch.full((len(items), longest), PAD),
+            "positions": torch.zeros(len(items), longest, 2, dtype=torch.long),
+            "weights": torch.zeros(len(items), longest),
+            "is_image": torch.zeros(len(items), longest, dtype=torch.bool),
+        }
+        for row, item in enumerate(items):
+            for name, tensor in batch.items():
+                tensor[row, : len(item.ids)] = torch.from_numpy(getattr(item, name))
+        return batch
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        """Losses on the validation set, and pictures of its first prompts, checked where the source can."""
+        assert isinstance(model, LanguageModel)
+        sequences = Sequences(self.validation_codes, self.text_tokenizer, self.vocabulary, self.config, dropout=0.0)
+        device = model.transformer.head.weight.device
+        sums: dict[str, float] = {}
+        for start in range(0, len(sequences), 64):
+            batch = self.collate([sequences[0, index] for index in range(start, min(start + 64, len(sequences)))])
+            _, figures = model(**{name: tensor.to(device) for name, tensor in batch.items()}, step=0)
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch["ids"])
+        figures = {name: value / len(sequences) for name, value in sums.items()}
+        if count := min(self.config.num_samples, len(self.validation)):
+            prompts = [self.validation[index].text for index in range(count)]
+            drawn = self.plantain(model.transformer).generate(prompts)
+            pixels = np.stack([np.asarray(image) for image in drawn.images])
+            folder.mkdir(parents=True, exist_ok=True)
+            grid(pixels).save(folder / "samples.png")
+            (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+            if (verdict := getattr(self.validation, "verdict", None)) is not None:
+                figures["prompt_adherence"] = float(np.mean([verdict(i, image).ok for i, image in enumerate(pixels)]))
+        return figures
+
+    def plantain(self, transformer: Transformer) -> Plantain:
+        card = {"config": to_dict(self.config)}
+        recipe = self.config.recipe
+        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, [self.grid], card)
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        assert isinstance(model, LanguageModel)
+        self.plantain(model.transformer).save_pretrained(folder)

@@ -1,0 +1,132 @@
+"""From logits to one id: the filters, the noise, and the draw. Nothing here knows of layers or of sequences.
+
+A draw is  argmax(filtered logits / temperature + noise),  the Gumbel-max form of sampling from the softmax. The noise
+is no state that advances: it is a function of (seed, sample, position, id). So a picture is the same however it is
+computed: alone or in a batch, all at once or streamed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How an id is chosen from the model's distribution."""
+
+    # conditional logits are pushed this many times their distance away from the unconditional ones; 1: no guidance
+    guidance: float = 1.0
+    # logits are divided by it; 0 takes the likeliest id
+    temperature: float = 1.0
+    # only this many of the likeliest ids can be drawn; 0: all
+    top_k: int = 0
+    # only the likeliest ids that together hold this probability can be drawn
+    top_p: float = 1.0
+    # only ids at least this many times as likely as the likeliest can be drawn
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "guidance": (0.0, 100.0),
+            "temperature": (0.0, 100.0),
+            "top_k": (0, math.inf),
+            "top_p": (0.0, 1.0),
+            "min_p": (0.0, 1.0),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high or math.isnan(value):
+                raise ValueError(f"{name} is {value}, but must lie between {low} and {high}")
+        if self.top_p == 0:
+            raise ValueError(
+                "top_p is 0, which leaves no id to draw: give a value above 0, or temperature 0 for the likeliest"
+            )
+
+
+def filter_logits(logits: Float[Tensor, "b v"], config: SamplingConfig) -> Float[Tensor, "b v"]:
+    """Divides by the temperature, then sets to -inf what top-k, then top-p, then min-p exclude. Never all of a row.
+
+    Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1 (top-p); Nguyen et al.,
+    "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3 (min-p).
+    """
+    if config.temperature > 0:
+        logits = logits / config.temperature
+    if 0 < config.top_k < logits.shape[-1]:
+        smallest = logits.topk(config.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    if config.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        share = ordered.softmax(-1)
+        excluded = share.cumsum(-1) - share >= config.top_p  # what comes before it already holds enough
+        logits = logits.masked_fill(torch.zeros_like(excluded).scatter(-1, order, excluded), -math.inf)
+    if config.min_p > 0:
+        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(config.min_p), -math.inf)
+    return logits
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """unconditional + guidance * (conditional - unconditional), in fp32.
+
+    The head is linear without bias, so hidden states may be combined in place of logits, at half the head's work.
+
+    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", equation 6.
+    """
+    conditional, unconditional = conditional.float(), unconditional.float()
+    return unconditional + guidance * (conditional - unconditional)
+
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2^64 over the golden ratio
+_MIX = (-4658895280553007687, -7723592293110705685)  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """SplitMix64's finaliser; int64 arithmetic wraps around as uint64 would, and shifts are masked to be logical."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _MIX[0]
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _MIX[1]
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def gumbel_noise(
+    seeds: Int[Tensor, " b"], samples: Int[Tensor, " b"], positions: Int[Tensor, " b"], ids: Int[Tensor, " v"]
+) -> Float[Tensor, "b v"]:
+    """Standard Gumbel noise for every (seed, sample, position, id), each independent of all others.
+
+    Args:
+        seeds: Chosen by the user, one for each row.
+        samples: Number of the picture under this seed.
+        positions: Index into the row's own sequence of the id that is drawn.
+        ids: The ids that may be drawn, as entries of the vocabulary.
+
+    Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17 (the mixing function and
+    its use on a counter).
+    """
+    stream = _mix(_mix(_mix(seeds * _GOLDEN) + samples * _GOLDEN) + positions * _GOLDEN)
+    bits = _mix(stream[:, None] + (ids[None, :] + 1) * _GOLDEN)
+    uniform = (((bits >> 11) & (2**53 - 1)).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform)).float()
+
+
+def draw(
+    logits: Float[Tensor, "b v"],
+    config: SamplingConfig,
+    seeds: Int[Tensor, " b"],
+    samples: Int[Tensor, " b"],
+    positions: Int[Tensor, " b"],
+    first_id: int,
+) -> Int[Tensor, " b"]:
+    """One id for each row.
+
+    Args:
+        logits: Of the allowed ids, a block of the vocabulary.
+        config: The filters.
+        seeds, samples, positions: See `gumbel_noise`.
+        first_id: The vocabulary's entry that column 0 stands for.
+    """
+    filtered = filter_logits(logits, config)
+    if config.temperature > 0:
+        ids = torch.arange(first_id, first_id + logits.shape[-1], device=logits.device)
+        filtered = filtered + gumbel_noise(seeds, samples, positions, ids)
+    return filtered.argmax(-1) + first_id

@@ -1,0 +1,211 @@
+"""The decoder-only transformer: Qwen3's block, with rotary positions of two axes.
+
+    ids -> embedding -> depth x [ norm, attention, norm, MLP ] -> norm -> hidden -> head -> logits
+
+The head is a method of its own: who needs only the image rows of the vocabulary pays only for them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.cache import Cache, LayerCache
+from tokenizer.sequence import Positions
+
+# cosines and sines of a batch's positions, each (b, 1, t, head_dim / 2)
+Rotation = tuple[Float[Tensor, "b 1 t f"], Float[Tensor, "b 1 t f"]]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the transformer."""
+
+    # width of the residual stream
+    dim: int = 256
+    # number of blocks
+    depth: int = 6
+    # query heads
+    num_heads: int = 4
+    # key and value heads; each serves num_heads / num_kv_heads query heads
+    num_kv_heads: int = 2
+    # channels of a head, a multiple of 4
+    head_dim: int = 64
+    # inner width of the MLP
+    mlp_dim: int = 704
+    # longest sequence, in ids
+    max_length: int = 256
+    # grid: rows and columns of images are two axes; line: ordinary rotary, which other engines read
+    positions: Positions = "grid"
+    # slowest rotary wavelength is about 2 pi times this, in positions
+    rope_theta: float = 10_000.0
+    # added to mean squares under the root
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 4:
+            raise ValueError(f"head_dim {self.head_dim} is no multiple of 4: two axes of pairs share it")
+        for name in ("dim", "depth", "num_kv_heads", "head_dim", "mlp_dim", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+
+
+def rotation(positions: Int[Tensor, "b t 2"], config: ModelConfig) -> Rotation:
+    """Cosines and sines for (row, column) positions.
+
+    Frequencies alternate between row and column, so where both are equal, as in text or with `positions: line`, this
+    is the one-dimensional rotary embedding.
+
+    Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", section 3.2.
+    """
+    half = config.head_dim // 2
+    exponents = torch.arange(half, device=positions.device, dtype=torch.float32) / half
+    axis = torch.arange(half, device=positions.device) % 2  # pair 0 turns with the row, pair 1 with the column, ...
+    angles = positions[..., axis].float() * config.rope_theta**-exponents
+    return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+
+def rotate(x: Float[Tensor, "b n t e"], turn: Rotation) -> Float[Tensor, "b n t e"]:
+    """Turns pairs of channels (i, i + head_dim / 2)."""
+    cos, sin = turn
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped queries; each head's queries and keys are normalised before they are turned."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.query = nn.Linear(config.dim, config.num_heads * config.head_dim, bias=False)
+        self.key = nn.Linear(config.dim, config.num_kv_heads * config.head_dim, bias=False)
+        self.value = nn.Linear(config.dim, config.num_kv_heads * config.head_dim, bias=False)
+        self.output = nn.Linear(config.num_heads * config.head_dim, config.dim, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        self.key_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        turn: Rotation,
+        cache: LayerCache | None,
+        slots: Int[Tensor, "b t"] | None,
+        mask: Bool[Tensor, "b 1 t s"] | None,
+    ) -> Float[Tensor, "b t d"]:
+        b, t, _ = x.shape
+        query = self.query_norm(self.query(x).view(b, t, self.num_heads, self.head_dim)).transpose(1, 2)
+        key = self.key_norm(self.key(x).view(b, t, self.num_kv_heads, self.head_dim)).transpose(1, 2)
+        value = self.value(x).view(b, t, self.num_kv_heads, self.head_dim)
+        query, key = rotate(query, turn), rotate(key, turn)
+        if cache is None:
+            value = value.transpose(1, 2)
+        else:
+            assert slots is not None and mask is not None
+            key, value = cache.update(key.transpose(1, 2), value, slots, mask.shape[-1])
+        grouped = self.num_heads != self.num_kv_heads
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+        )
+        return self.output(mixed.transpose(1, 2).reshape(b, t, -1))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x)). Source: Shazeer, "GLU Variants Improve Transformer"."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.dim, config.mlp_dim, bias=False)
+        self.up = nn.Linear(config.dim, config.mlp_dim, bias=False)
+        self.down = nn.Linear(config.mlp_dim, config.dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        turn: Rotation,
+        cache: LayerCache | None,
+        slots: Int[Tensor, "b t"] | None,
+        mask: Bool[Tensor, "b 1 t s"] | None,
+    ) -> Float[Tensor, "b t d"]:
+        x = x + self.attention(self.attention_norm(x), turn, cache, slots, mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """ids with positions -> hidden states, normalised and ready for the head.
+
+    Args:
+        config: The shape.
+        vocabulary_size: Number of ids, text and image together.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary_size, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.head = nn.Linear(config.dim, vocabulary_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                # What adds to the residual stream starts small: 2 x depth such additions then keep its size.
+                last = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.depth) if last else 0.02)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t 2"],
+        cache: Cache | None = None,
+        slots: Int[Tensor, "b t"] | None = None,
+        limit: int | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Hidden states of a batch.
+
+        Args:
+            ids: Without a cache, whole sequences from their beginning, padded on the right.
+            positions: Row and column of each id.
+            cache: Where to keep keys and values; ids then continue what it holds.
+            slots: With a cache: the index into its own sequence of each id.
+            limit: With a cache: no slot at or past it is written or read in this call; the cache's length by default.
+        """
+        mask = None
+        if cache is not None:
+            assert slots is not None
+            limit = cache.max_length if limit is None else limit
+            mask = (torch.arange(limit, device=ids.device) <= slots[:, :, None]).unsqueeze(1)
+        turn = rotation(positions, self.config)
+        x = self.embedding(ids)
+        for index, block in enumerate(self.blocks):
+            x = block(x, turn, None if cache is None else cache.layers[index], slots, mask)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "*n d"], block: slice = slice(None)) -> Float[Tensor, "*n v"]:
+        """Logits of a block of ids, in fp32."""
+        return F.linear(hidden, self.head.weight[block]).float()
+
+    def new_cache(self, batch_size: int, max_length: int) -> Cache:
+        """An empty cache for `batch_size` sequences of up to `max_length` ids."""
+        config, weight = self.config, self.head.weight
+        return Cache(
+            config.depth, batch_size, config.num_kv_heads, max_length, config.head_dim, weight.device, weight.dtype
+        )

@@ -1,0 +1,1 @@
+"""Plumbing that knows nothing of pictures or words: configuration, checkpoints, devices, logging."""

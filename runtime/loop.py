@@ -1,0 +1,271 @@
+"""The training loop, one for everything that is trained here. Contenders differ only in their objective."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.loader import StepSampler, step_loader
+from runtime.checkpoint import write_atomic
+from runtime.config import save_config
+from runtime.ema import EMA
+from runtime.optimizer import OptimizerConfig, build_optimizers
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, how much at once, how often to look and to save."""
+
+    # folder of everything this run writes; starting the same command again resumes from it
+    out: str
+    # optimiser steps
+    num_steps: int
+    # examples per step, over all processes and accumulated parts
+    batch_size: int = 64
+    # parts that a step's batch is divided into, to fit in memory
+    num_accumulated: int = 1
+    # arithmetic of the forward pass; bf16 wants a GPU, or a CPU with bf16 units
+    precision: Literal["fp32", "bf16"] = "fp32"
+    # compile the model's forward pass
+    compile: bool = False
+    # source of all randomness
+    seed: int = 0
+    # largest norm of the gradient; larger ones are scaled down to it
+    clip_norm: float = 1.0
+    # decay of the weights' moving average, which is what gets evaluated and exported
+    ema_decay: float = 0.999
+    # steps between lines in metrics.jsonl
+    log_every: int = 20
+    # steps between evaluations (0: only at the end)
+    evaluate_every: int = 0
+    # steps between saved states, from which a killed run resumes
+    save_every: int = 200
+    # processes that load data, beside the one that trains
+    num_workers: int = 0
+    # further trackers: tensorboard, wandb
+    trackers: tuple[str, ...] = ()
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "num_accumulated", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.batch_size % self.num_accumulated:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of num_accumulated {self.num_accumulated}")
+
+
+class Objective(Protocol):
+    """What is trained, on what, and how it is judged."""
+
+    # trained; called with a batch and the step, answers with the loss and the figures to log
+    model: nn.Module
+
+    def outer_parameters(self) -> list[nn.Parameter]:
+        """Parameters of two or more axes that are no inner matrices (see runtime.optimizer)."""
+        ...
+
+    def dataset(self) -> Any:
+        """Map-style; its keys are (epoch, index)."""
+        ...
+
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        """Items to the model's keyword arguments."""
+        ...
+
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        """Judges the averaged model on held-out data; may write pictures into `folder`."""
+        ...
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Writes the averaged model as a checkpoint folder."""
+        ...
+
+
+class Training(Protocol):
+    """A config that names a loop and can build its objective."""
+
+    @property
+    def loop(self) -> LoopConfig: ...
+
+    def build(self, device: torch.device) -> Objective: ...
+
+
+def train(config: Training) -> Path:
+    """Trains until the loop's last step, resuming where an earlier run of the same config stopped.
+
+    Every random draw is a function of (seed, step, process), so a run that was killed and started again ends with
+    the weights, bit for bit, of one that was not.
+
+    Returns:
+        The folder of the exported checkpoint.
+
+    Raises:
+        ValueError: `out` holds a run of another config, or the loss is no longer finite.
+    """
+    from accelerate import Accelerator
+    from tqdm import tqdm
+
+    loop, out = config.loop, Path(config.loop.out)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(
+        mixed_precision="bf16" if loop.precision == "bf16" else "no",
+        cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        log_with=list(loop.trackers) or None,
+        project_dir=out,
+    )
+    if accelerator.num_processes != world:
+        raise ValueError(f"launched as {world} processes, but they do not see each other: launch with torchrun")
+    if accelerator.is_main_process:
+        _claim(out, config)
+    if loop.trackers:
+        accelerator.init_trackers(out.name)
+
+    torch.manual_seed(loop.seed)
+    with accelerator.main_process_first():  # it fills the caches that the others then read
+        objective = config.build(accelerator.device)
+    module = objective.model.to(accelerator.device)
+    ema = EMA(module, loop.ema_decay)
+    optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer)
+    step = _resume(out, module, ema, optimizers, accelerator.device)
+    model = accelerator.prepare(torch.compile(module) if loop.compile else module)
+    metrics = Metrics(out / "metrics.jsonl", step, accelerator)
+    part = loop.batch_size // loop.num_accumulated
+    batches = iter(
+        step_loader(
+            dataset := objective.dataset(),
+            StepSampler(
+                len(dataset),
+                part,
+                loop.seed,
+                step * loop.num_accumulated,
+                loop.num_steps * loop.num_accumulated,
+                accelerator.process_index,
+                world,
+            ),
+            objective.collate,
+            loop.num_workers,
+            pin=accelerator.device.type == "cuda",
+        )
+    )
+    bar = tqdm(total=loop.num_steps, initial=step, disable=not accelerator.is_main_process, desc=out.name)
+
+    while step < loop.num_steps:
+        started = time.perf_counter()
+        torch.manual_seed((loop.seed * 1_000_003 + step) * world + accelerator.process_index)
+        factor = loop.optimizer.factor(step, loop.num_steps)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["initial_lr"] * factor
+
+        logs = _forward_backward(model, batches, step, loop, accelerator)
+        norm = accelerator.clip_grad_norm_(module.parameters(), loop.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        ema.update(module, step)
+        step += 1
+        bar.update()
+
+        if step % loop.log_every == 0 or step == loop.num_steps:
+            figures = {name: float(value) for name, value in logs.items()} | {"gradient_norm": float(norm)}
+            if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):
+                raise ValueError(
+                    f"step {step}: a figure is not finite ({figures}); lower the learning rate and start again"
+                )
+            figures |= {"learning_rate_factor": factor, "seconds_per_step": time.perf_counter() - started}
+            metrics.write(step, "train", figures)
+            bar.set_postfix({"loss": f"{figures['loss']:.3f}"})
+        last = step == loop.num_steps
+        if last or step % loop.save_every == 0:
+            if accelerator.is_main_process:
+                _save(out, step, module, ema, optimizers)
+                objective.export(ema.module, out / "checkpoint")
+            accelerator.wait_for_everyone()
+        if last or loop.evaluate_every and step % loop.evaluate_every == 0:
+            if accelerator.is_main_process:
+                metrics.write(step, "validation", objective.evaluate(ema.module, out / "samples" / f"{step:07d}"))
+            accelerator.wait_for_everyone()
+    bar.close()
+    accelerator.end_training()
+    return out / "checkpoint"
+
+
+def _forward_backward(model: nn.Module, batches: Iterator[Any], step: int, loop: LoopConfig, accelerator: Any) -> dict:
+    """Gradients of one step's batch, part by part; processes exchange them once, with the last part."""
+    logs: dict[str, Tensor] = {}
+    for part in range(loop.num_accumulated):
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(batches).items()}
+        together = part == loop.num_accumulated - 1
+        with nullcontext() if together else accelerator.no_sync(model):
+            loss, figures = model(**batch, step=step)
+            accelerator.backward(loss / loop.num_accumulated)
+        for name, value in (figures | {"loss": loss.detach()}).items():
+            logs[name] = logs.get(name, 0) + value.detach() / loop.num_accumulated
+    return logs
+
+
+def _claim(out: Path, config: Any) -> None:
+    """Makes `out` this config's folder; one that holds another config's run is left alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    resolved = out / "config.yaml"
+    beside = out / ".config.yaml"
+    save_config(config, beside)
+    text = beside.read_text()
+    beside.unlink()
+    if resolved.exists() and resolved.read_text() != text:
+        raise ValueError(
+            f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
+        )
+    write_atomic(resolved, lambda path: path.write_text(text) and None)
+
+
+def _save(out: Path, step: int, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> None:
+    state = {
+        "step": step,
+        "model": module.state_dict(),
+        "ema": ema.module.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    write_atomic(out / "state.pt", lambda path: torch.save(state, path))
+
+
+def _resume(
+    out: Path, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer], device: torch.device
+) -> int:
+    """Loads the last saved state, if there is one, and returns its step."""
+    path = out / "state.pt"
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} can't be read ({error}): remove {out} to start over") from error
+    module.load_state_dict(state["model"])
+    ema.module.load_state_dict(state["ema"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return state["step"]
+
+
+class Metrics:
+    """Figures to `metrics.jsonl`, one line each, and to the trackers. Lines past the step resumed from are dropped."""
+
+    def __init__(self, path: Path, step: int, accelerator: Any) -> None:
+        self.path, self.accelerator = path, accelerator
+        if accelerator.is_main_process:
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            write_atomic(path, lambda beside: beside.write_text("".join(line + "\n" for line in kept)) and None)
+
+    def write(self, step: int, part: str, figures: dict[str, float]) -> None:
+        """Adds a line; `part` says whether the figures are of training or of validation."""
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "part": part, **figures}) + "\n")
+            self.accelerator.log({f"{part}/{name}": value for name, value in figures.items()}, step=step)

@@ -1,0 +1,122 @@
+"""Optimisers and their schedule: Muon for the matrices inside the network, AdamW for everything else."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One recipe for both optimisers; the schedule scales their learning rates alike."""
+
+    # peak learning rate of AdamW: embeddings, heads, gains, biases
+    learning_rate: float = 1e-3
+    # peak learning rate of Muon: matrices and convolutions inside the network; null gives them to AdamW as well
+    muon_learning_rate: float | None = 0.02
+    # steps of linear warm-up
+    warmup_steps: int = 100
+    # cosine: from the peak to `final_factor`; linear: constant, then straight down over the last `decay_share` of steps
+    schedule: Literal["cosine", "linear"] = "linear"
+    # share of all steps that the linear decay takes
+    decay_share: float = 0.5
+    # learning rate at the end, as a share of the peak
+    final_factor: float = 0.0
+    # decoupled weight decay on tensors of two or more axes
+    weight_decay: float = 0.01
+    # AdamW's averages of the gradient and of its square
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The share of the peak learning rate that step `step` of `num_steps` uses."""
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            decay = (1 + math.cos(math.pi * min(1.0, step / num_steps))) / 2
+        else:
+            decay = min(1.0, (num_steps - step) / max(1.0, self.decay_share * num_steps))
+        return warmup * (self.final_factor + (1 - self.final_factor) * decay)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is replaced by the nearest matrix with all singular values near one.
+
+    Convolution kernels count as matrices of (out, everything else). torch's own Muon always works in bfloat16 and in
+    two axes; CPUs without bfloat16 units would spend most of a step on it.
+
+    Args:
+        params: Tensors of two or more axes.
+        lr: Learning rate; the update's root mean square is `lr * sqrt(max(1, rows / columns) / columns)`.
+        momentum: Share of the old average that each step keeps (Nesterov's form).
+        weight_decay: Decoupled weight decay.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    """
+
+    def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                average = state.setdefault("momentum", torch.zeros_like(parameter))
+                average.lerp_(parameter.grad, 1 - group["momentum"])
+                matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)
+                update = orthogonalise(matrix) * math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Moves all singular values of a matrix near one (0.7 to 1.2) by five steps of a quintic iteration.
+
+    Source: Jordan et al. 2024, section "Newton-Schulz"; its coefficients trade exactness for speed near zero.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    if tall := matrix.shape[0] > matrix.shape[1]:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def build_optimizers(
+    parameters: Iterable[tuple[str, nn.Parameter]], outer: Iterable[nn.Parameter], config: OptimizerConfig
+) -> list[torch.optim.Optimizer]:
+    """Divides parameters between AdamW and Muon.
+
+    Args:
+        parameters: Names and parameters, all that are trained.
+        outer: Those of two or more axes that are no inner matrices: embeddings, heads, first and last convolutions.
+        config: The recipe.
+
+    Returns:
+        AdamW first, then Muon if anything is left for it. Each group's `initial_lr` is its peak.
+    """
+    outside = {id(parameter) for parameter in outer}
+    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
+    inner = [p for p in trained if p.ndim >= 2 and id(p) not in outside and config.muon_learning_rate is not None]
+    taken = {id(parameter) for parameter in inner}
+    rest = [parameter for parameter in trained if id(parameter) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)]
+    if inner:
+        assert config.muon_learning_rate is not None
+        optimizers.append(Muon(inner, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers

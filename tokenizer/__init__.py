@@ -1,0 +1,1 @@
+"""Images to codes, text to ids, and both to one sequence."""
