@@ -171,7 +171,7 @@ def _grow(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return grown
 
 
-def _colour(chroma: Float[np.ndarray, "2"], hue: int) -> str:
+def _colour(chroma: Float[np.ndarray, " 2"], hue: int) -> str:
     cosine = chroma @ _HUES[hue] / np.hypot(*chroma)
     return list(COLOURS)[hue] if cosine >= math.cos(MAX_HUE_ERROR) else UNKNOWN
 
@@ -211,13 +211,13 @@ def _match(
     return shapes[order[-1]] if score >= MIN_SCORE else UNKNOWN, score, score - float(best[order[-2]])
 
 
-def _interpolation(places: Float[np.ndarray, "k"], size: int) -> Float[np.ndarray, "k size"]:
+def _interpolation(places: Float[np.ndarray, " k"], size: int) -> Float[np.ndarray, "k size"]:
     """The matrix that reads places, counted in pixels from the first one's centre, off a line of pixels."""
     return np.clip(1 - abs(places[:, None] - np.arange(size)), 0, None)
 
 
 @lru_cache
-def _templates(shapes: tuple[str, ...]) -> tuple[Float[np.ndarray, "template point"], Float[np.ndarray, "template"]]:
+def _templates(shapes: tuple[str, ...]) -> tuple[Float[np.ndarray, "template point"], Float[np.ndarray, " template"]]:
     """Every shape at every scale and blur in the frame of a match, one a row, shapes outermost; and their energies."""
     steps = np.linspace(-FRAME_REACH, FRAME_REACH, FRAME)
     fine = np.linspace(-FRAME_REACH - 0.5, FRAME_REACH + 0.5, 8 * FRAME)
