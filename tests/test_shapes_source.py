@@ -78,7 +78,7 @@ def test_a_fingerprint_changes_with_the_examples_only():
 @pytest.mark.parametrize("world", WORLDS)
 def test_training_scenes_have_nothing_that_is_held_out(world):
     source = shapes(world=world)
-    for index in range(1000):
+    for index in range(500):
         scene = source.scene(index)
         assert not held_out(draws_of(scene)) and hash_split(scene) == "train"
     for index in range(100):
@@ -90,7 +90,7 @@ def test_training_scenes_have_nothing_that_is_held_out(world):
 @pytest.mark.parametrize("split", [split for split in SPLITS if split != "train"])
 def test_a_held_out_example_exercises_what_its_split_holds_out_and_nothing_else(split, world):
     source = shapes(split, world=world)
-    for index in range(10):
+    for index in range(5):
         scene, (text, program) = source.scene(index), source.caption(index)
         assert held_out(draws_of(scene)) == {split} & COMBINATIONS
         assert stated_held_out(program) == {split} & (COMBINATIONS | {"relation"})

@@ -107,7 +107,7 @@ def parse(image: UInt8[np.ndarray, "size size 3"], world: World) -> Parsed:
     for number in numbers:
         core = labels == number
         region = _grow(_grow(core)) & (core | free)  # a blurred edge reaches a little further
-        hue = hues[core][0]
+        hue = int(hues[core][0])
         mask = np.where(region, coverage[..., hue], 0)
         area = mask.sum()
         if area < min_area:
