@@ -22,7 +22,12 @@ CACHE = Path(os.environ.get("PLANTAIN_CACHE", ".cache")) / "codes"
 
 
 def encode_source(
-    source: Source, tokenizer: "ImageTokenizer", device: torch.device, cache: Path = CACHE, batch_size: int = 128
+    source: Source,
+    tokenizer: "ImageTokenizer",
+    device: torch.device,
+    cache: Path = CACHE,
+    batch_size: int = 128,
+    num_workers: int = 0,
 ) -> "Dataset":
     """Codes and captions of all examples of a source.
 
@@ -32,6 +37,7 @@ def encode_source(
         device: Where to encode.
         cache: Folder of caches; one for each pair of source and tokenizer.
         batch_size: Pictures encoded at once.
+        num_workers: Processes that read or draw pictures while others are encoded.
 
     Returns:
         A data set with the columns `codes` (rows of a grid) and `captions` (one or more texts).
@@ -41,7 +47,7 @@ def encode_source(
     name = hashlib.sha256(f"{source.fingerprint} {tokenizer.digest}".encode()).hexdigest()[:16]
     folder = cache / name
     if folder.is_dir():
-        return datasets.load_from_disk(str(folder))
+        return datasets.Dataset.load_from_disk(str(folder))
     features = datasets.Features(
         codes=datasets.List(datasets.List(datasets.Value("uint16" if tokenizer.codebook_size <= 2**16 else "uint32"))),
         captions=datasets.List(datasets.Value("string")),
@@ -49,10 +55,11 @@ def encode_source(
     tokenizer = tokenizer.to(device).eval()
 
     def rows() -> Iterator[dict[str, Any]]:
+        from torch.utils.data import DataLoader
         from tqdm import tqdm
 
-        for start in tqdm(range(0, len(source), batch_size), desc="encoding", unit_scale=batch_size, unit="image"):
-            examples = [source[index] for index in range(start, min(start + batch_size, len(source)))]
+        batches: Any = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
+        for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
             codes = tokenizer.encode(to_images(np.stack([example.image for example in examples])).to(device))
             for example, grid in zip(examples, codes.cpu().numpy(), strict=True):
                 yield {"codes": grid, "captions": list(example.captions)}
@@ -68,4 +75,4 @@ def encode_source(
             (beside / "whole").rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return datasets.load_from_disk(str(folder))
+    return datasets.Dataset.load_from_disk(str(folder))

@@ -1,11 +1,18 @@
 """Pixels in [0, 255] as numpy and PIL know them, images in [-1, 1] as models do, and pictures side by side."""
 
 import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from runtime.checkpoint import write_atomic
 
 
 def to_images(pixels: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
@@ -19,15 +26,49 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
 
-def grid(pixels: UInt8[np.ndarray, "b H W 3"], columns: int | None = None, gap: int = 2):
-    """Pictures of one size side by side, as one PIL image; as square as may be, unless `columns` is given."""
-    from PIL import Image
-
+def grid(pixels: UInt8[np.ndarray, "b H W 3"], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Pictures of one size side by side, as square as may be unless `columns` is given."""
     count, height, width, _ = pixels.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    across = min(count, columns or math.ceil(math.sqrt(count)))
+    down = math.ceil(count / across)
+    sheet = np.full((down * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
     for index, picture in enumerate(pixels):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        top, left = index // across * (height + gap), index % across * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return Image.fromarray(sheet)
+
+
+def save_sheet(
+    path: Path, images: Sequence[Image.Image], labels: Sequence[str], scale: int, facts: Mapping[str, str]
+) -> None:
+    """Writes pictures as one PNG, enlarged without smoothing, each above its label.
+
+    Args:
+        path: Written whole or not at all.
+        images: Of one size.
+        labels: One for each picture, or none at all.
+        scale: Pixels of the PNG for each of a picture's, along each axis.
+        facts: Kept in the PNG's text fields.
+
+    Raises:
+        ValueError: The scale is below one.
+    """
+    if scale < 1:
+        raise ValueError(f"scale is {scale}, but must be at least 1")
+    width, height = images[0].width * scale, images[0].height * scale
+    font = ImageFont.load_default(size=max(10, width // 22))
+    wrapped = [textwrap.wrap(label, width=max(8, int(width / font.getlength("n")))) for label in labels]
+    line = round(font.size * 1.25)
+    below = line * max(map(len, wrapped), default=0) + (8 if labels else 0)
+    tiles = []
+    for index, image in enumerate(images):
+        tile = Image.new("RGB", (width, height + below), "white")
+        tile.paste(image.resize((width, height), Image.Resampling.NEAREST), (0, 0))
+        for row, text in enumerate(wrapped[index] if labels else []):
+            ImageDraw.Draw(tile).text((4, height + 4 + row * line), text, fill="black", font=font)
+        tiles.append(np.asarray(tile))
+    metadata = PngInfo()
+    for name, value in facts.items():
+        metadata.add_itxt(name, value)
+    sheet = grid(np.stack(tiles), gap=8 if labels else 2)
+    write_atomic(path, lambda beside: sheet.save(beside, format="PNG", pnginfo=metadata))

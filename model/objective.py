@@ -117,8 +117,10 @@ class NextIdObjective:
         self.config = config
         self.image_tokenizer = ImageTokenizer.from_pretrained(Path(config.tokenizer)).to(device)
         self.source, self.validation = open_source(config.data), open_source(config.validation)
-        self.codes = encode_source(self.source, self.image_tokenizer, device)
-        self.validation_codes = encode_source(self.validation, self.image_tokenizer, device)
+        self.codes, self.validation_codes = (
+            encode_source(source, self.image_tokenizer, device, num_workers=config.loop.num_workers)
+            for source in (self.source, self.validation)
+        )
         self.text_tokenizer = self._text_tokenizer()
         self.vocabulary = Vocabulary(self.text_tokenizer.num_text, self.image_tokenizer.codebook_size)
         self.model = LanguageModel(Transformer(config.model, self.vocabulary.size), self.vocabulary, config.z_loss)
@@ -129,13 +131,14 @@ class NextIdObjective:
         """Trained once; a resumed run reads what it wrote."""
         path = Path(self.config.loop.out) / TEXT_FILE
         if not path.exists():
-            some = self.codes.select(range(min(len(self.codes), 50_000)))
-            texts = (caption for row in some for caption in row["captions"])
+            some = self.codes.select(range(min(len(self.codes), 50_000)))["captions"]
+            texts = (caption for captions in some for caption in captions)
             text = TextTokenizer.train(texts, self.config.num_text).to_json()
-            write_atomic(path, lambda beside: beside.write_text(text) and None)
+            write_atomic(path, lambda beside: beside.write_text(text))
         return TextTokenizer.from_json(path.read_text())
 
-    def outer_parameters(self) -> list[nn.Parameter]:
+    def outer_parameters(self) -> list[Tensor]:
+        """Tables and not maps: a row of the embedding or of the head belongs to one id."""
         return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
 
     def dataset(self) -> Sequences:

@@ -110,8 +110,8 @@ class Plantain:
         _load(image_tokenizer, weights, "image_tokenizer.", folder)
         if image_tokenizer.digest != config["image_tokenizer_digest"]:
             raise ValueError(
-                f"{folder}: the image tokenizer's weights ({image_tokenizer.digest}) are not those whose codes the model "
-                f"learned ({config['image_tokenizer_digest']}): copy both from one training run"
+                f"{folder}: the image tokenizer's weights ({image_tokenizer.digest}) are not those whose codes the "
+                f"model learned ({config['image_tokenizer_digest']}): copy both from one training run"
             )
         vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
         transformer = Transformer(from_dict(ModelConfig, config["transformer"]), vocabulary.size)

@@ -14,7 +14,7 @@ from torch import Tensor
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a file or folder beside `path`, then renames it to `path`; on any failure `path` stays as it
     was.
 

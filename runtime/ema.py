@@ -23,6 +23,7 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the model's weights after step `step`; buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - decay)
+        for average, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
+            average.lerp_(parameter, 1 - decay)
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

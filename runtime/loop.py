@@ -1,6 +1,7 @@
 """The training loop, one for everything that is trained here. Contenders differ only in their objective."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -64,10 +65,12 @@ class LoopConfig:
 class Objective(Protocol):
     """What is trained, on what, and how it is judged."""
 
-    # trained; called with a batch and the step, answers with the loss and the figures to log
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained. Called with a batch and the step, it answers with the loss and the figures to log."""
+        ...
 
-    def outer_parameters(self) -> list[nn.Parameter]:
+    def outer_parameters(self) -> list[Tensor]:
         """Parameters of two or more axes that are no inner matrices (see runtime.optimizer)."""
         ...
 
@@ -156,15 +159,16 @@ def train(config: Training) -> Path:
     )
     bar = tqdm(total=loop.num_steps, initial=step, disable=not accelerator.is_main_process, desc=out.name)
 
+    logged = step, time.perf_counter()
+
     while step < loop.num_steps:
-        started = time.perf_counter()
         torch.manual_seed((loop.seed * 1_000_003 + step) * world + accelerator.process_index)
         factor = loop.optimizer.factor(step, loop.num_steps)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * factor
 
         logs = _forward_backward(model, batches, step, loop, accelerator)
-        norm = accelerator.clip_grad_norm_(module.parameters(), loop.clip_norm)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), loop.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -172,21 +176,19 @@ def train(config: Training) -> Path:
         step += 1
         bar.update()
 
-        if step % loop.log_every == 0 or step == loop.num_steps:
-            figures = {name: float(value) for name, value in logs.items()} | {"gradient_norm": float(norm)}
-            if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):
-                raise ValueError(
-                    f"step {step}: a figure is not finite ({figures}); lower the learning rate and start again"
-                )
-            figures |= {"learning_rate_factor": factor, "seconds_per_step": time.perf_counter() - started}
-            metrics.write(step, "train", figures)
-            bar.set_postfix({"loss": f"{figures['loss']:.3f}"})
         last = step == loop.num_steps
-        if last or step % loop.save_every == 0:
-            if accelerator.is_main_process:
-                _save(out, step, module, ema, optimizers)
-                objective.export(ema.module, out / "checkpoint")
-            accelerator.wait_for_everyone()
+        saving = last or step % loop.save_every == 0
+        if saving or step % loop.log_every == 0:
+            figures = {name: float(value) for name, value in (logs | {"gradient_norm": norm}).items()}
+            if not all(map(math.isfinite, figures.values())):
+                raise ValueError(f"step {step}: not finite: {figures}; lower the learning rate and start again")
+            seconds = (time.perf_counter() - logged[1]) / (step - logged[0])
+            logged = step, time.perf_counter()
+            metrics.write(step, "train", figures | {"learning_rate_factor": factor, "seconds_per_step": seconds})
+            bar.set_postfix({"loss": f"{figures['loss']:.3f}"})
+        if saving and accelerator.is_main_process:
+            _save(out, step, module, ema, optimizers)
+            objective.export(ema.module, out / "checkpoint")
         if last or loop.evaluate_every and step % loop.evaluate_every == 0:
             if accelerator.is_main_process:
                 metrics.write(step, "validation", objective.evaluate(ema.module, out / "samples" / f"{step:07d}"))
@@ -196,9 +198,11 @@ def train(config: Training) -> Path:
     return out / "checkpoint"
 
 
-def _forward_backward(model: nn.Module, batches: Iterator[Any], step: int, loop: LoopConfig, accelerator: Any) -> dict:
+def _forward_backward(
+    model: nn.Module, batches: Iterator[Any], step: int, loop: LoopConfig, accelerator: Any
+) -> dict[str, Any]:
     """Gradients of one step's batch, part by part; processes exchange them once, with the last part."""
-    logs: dict[str, Tensor] = {}
+    logs: dict[str, Any] = {}
     for part in range(loop.num_accumulated):
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(batches).items()}
         together = part == loop.num_accumulated - 1
@@ -222,7 +226,7 @@ def _claim(out: Path, config: Any) -> None:
         raise ValueError(
             f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
         )
-    write_atomic(resolved, lambda path: path.write_text(text) and None)
+    write_atomic(resolved, lambda path: path.write_text(text))
 
 
 def _save(out: Path, step: int, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -261,7 +265,7 @@ class Metrics:
         if accelerator.is_main_process:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            write_atomic(path, lambda beside: beside.write_text("".join(line + "\n" for line in kept)) and None)
+            write_atomic(path, lambda beside: beside.write_text("".join(line + "\n" for line in kept)))
 
     def write(self, step: int, part: str, figures: dict[str, float]) -> None:
         """Adds a line; `part` says whether the figures are of training or of validation."""

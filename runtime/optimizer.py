@@ -90,7 +90,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizers(
-    parameters: Iterable[tuple[str, nn.Parameter]], outer: Iterable[nn.Parameter], config: OptimizerConfig
+    parameters: Iterable[tuple[str, nn.Parameter]], outer: Iterable[Tensor], config: OptimizerConfig
 ) -> list[torch.optim.Optimizer]:
     """Divides parameters between AdamW and Muon.
 

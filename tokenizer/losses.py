@@ -53,8 +53,8 @@ class PerceptualDistance(nn.Module):
                 self._take(weights, f"features.{layer}.bias", (channels,))
                 previous = channels
             self._take(weights, f"lin{stage}", (channels,))
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+        self.mean = nn.Buffer(torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.std = nn.Buffer(torch.tensor([0.229, 0.224, 0.225])[:, None, None])
 
     def _take(self, weights: dict[str, Tensor], key: str, shape: tuple[int, ...]) -> None:
         if key not in weights or weights[key].shape != shape:

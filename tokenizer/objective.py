@@ -107,10 +107,10 @@ class ReconstructionObjective:
         height, width = self.source[0].image.shape[:2]
         self.model.tokenizer.check_size(height, width)
 
-    def outer_parameters(self) -> list[nn.Parameter]:
+    def outer_parameters(self) -> list[Tensor]:
         """The first and last convolutions of encoder and decoder, and all of the discriminator."""
         tokenizer, discriminator = self.model.tokenizer, self.model.discriminator
-        outer = list(discriminator.parameters()) if discriminator is not None else []
+        outer: list[Any] = list(discriminator.parameters()) if discriminator is not None else []
         for half in (tokenizer.encoder, tokenizer.decoder):
             convolutions = [module for module in half.modules() if isinstance(module, nn.Conv2d)]
             outer += [convolutions[0].weight, convolutions[-1].weight]

@@ -6,7 +6,7 @@ value is always a plain row of a codebook, whatever the method.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -103,7 +103,7 @@ class Quantizer(nn.Module):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.method = _build(config)
+        self.method: Any = _build(config)
 
     def forward(self, features: Float[Tensor, "b d h w"]) -> Quantized:
         features = features.float()  # rounding features in bf16 flips about one code in two hundred

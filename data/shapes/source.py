@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,9 @@ from data.shapes.programs import Program
 from data.shapes.render import render
 from data.shapes.scene import WORLDS, Scene
 from data.shapes.splits import COMBINATIONS, SPLITS, sample_split_scene, stated_held_out
+
+if TYPE_CHECKING:
+    from data.shapes.checker import Verdict
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Shapes:
         """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
         return same_scene(parse(image, self.world), self.scene(index))
 
+    def verdict(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> "Verdict":
+        """Which facts of an example's first caption a picture shows."""
+        from data.shapes.checker import check
+
+        return check(image, self.caption(index)[1], self.world)
+
     def scene(self, index: int) -> Scene:
         """The scene of an example, without its picture."""
         if not 0 <= index < len(self):
@@ -74,9 +83,13 @@ class Shapes:
         """A caption of an example and the program that it states; each draw gives another, independently."""
         return self._describe(self.scene(index), index, draw)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A hash of the config and of examples throughout: it changes with the code wherever the code's results do."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.config, self.world)).encode())
         for index in range(0, len(self), -(-len(self) // 32)):
             example = self[index]
