@@ -1,9 +1,9 @@
-"""How much of what a prompt states is true of the picture: on captioned shapes, to the letter and without learned judges.
+"""How much of what a prompt states is true of the picture: on captioned shapes, exactly, without learned judges.
 
     python -m metrics.adherence checkpoints/shapes
     python -m metrics.adherence checkpoints/shapes --splits test pair --num-prompts 200 --seed 1
 
-For every split: the share of pictures with every stated fact right, the share of each kind of fact, and the ceiling, which
+For every split: the share of pictures with every stated fact right, that of each kind of fact, and the ceiling, which
 is what the image tokenizer alone leaves right of the true pictures.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: docs/results/adherence-<checkpoint's name>.json")
     arguments = parser.parse_args()
 
-    from data.shapes.splits import HELD_OUT
+    from data.shapes.splits import SHARES, SPLITS
     from metrics.record import RESULTS, record
     from model import Plantain
 
@@ -41,7 +41,7 @@ def main() -> None:
     plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
     settings = {name: getattr(arguments, name) for name in ("guidance", "temperature", "top_p", "min_p")}
     figures = {}
-    for split in arguments.splits or ("test", *HELD_OUT):
+    for split in arguments.splits or [split for split in SPLITS if split == "test" or split not in SHARES]:
         figures[split] = measure(plantain, split, arguments.num_prompts, arguments.world, arguments.seed, settings)
         print(split, {name: value for name, value in figures[split].items() if name != "facts"}, flush=True)
     name = Path(arguments.checkpoint).name
