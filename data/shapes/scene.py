@@ -164,7 +164,7 @@ def _apart(new: Object, old: Object, gap: float) -> bool:
     """Whether outlines keep the gap; asked only of objects whose circles of equal area are about that far apart."""
     if math.hypot(new.x - old.x, new.y - old.y) >= _reach(new.shape, new.radius) + _reach(old.shape, old.radius) + gap:
         return True
-    return old.distance(*new.outline().T).min() >= gap and new.distance(*old.outline().T).min() >= gap
+    return bool(old.distance(*new.outline().T).min() >= gap and new.distance(*old.outline().T).min() >= gap)
 
 
 def _reach(shape: str, radius: float) -> float:

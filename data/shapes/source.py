@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from data.example import Example
 from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, sample_caption
+from data.shapes.checker import parse, same_scene
 from data.shapes.programs import Program
 from data.shapes.render import render
 from data.shapes.scene import WORLDS, Scene
@@ -64,8 +65,6 @@ class Shapes:
 
     def shows(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> bool:
         """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
-        from data.shapes.checker import parse, same_scene
-
         return same_scene(parse(image, self.world), self.scene(index))
 
     def verdict(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> "Verdict":

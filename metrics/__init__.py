@@ -1,0 +1,1 @@
+"""Judging what a checkpoint draws. Nothing in the core imports this."""

@@ -1,0 +1,93 @@
+"""The tables of README.md, written from docs/results/*.json so that no figure is ever typed.
+
+    python -m metrics.tables           rewrites them
+    python -m metrics.tables --check   fails if they are not as the results say
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is a function below.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from metrics.record import RESULTS
+
+README = Path("README.md")
+_BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MEANING = {
+    "test": "same distribution as training",
+    "pair": "colour-shape pairs never seen",
+    "count": "numbers of a shape never seen",
+    "size_colour": "sizes of a colour never seen",
+    "relation": "relations of colours never stated",
+    "template": "sentence frames never read",
+}
+
+
+def main() -> None:
+    """Rewrites or checks the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
+    arguments = parser.parse_args()
+    text = README.read_text()
+    fresh = fill(text)
+    if arguments.check and fresh != text:
+        parser.exit(1, "README.md is out of date: run python -m metrics.tables\n")
+    README.write_text(fresh)
+
+
+def fill(text: str) -> str:
+    """A README's text with all its tables as the results say.
+
+    Raises:
+        ValueError: A table has a name that is no function here.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"README.md wants a table {match[2]!r}, but there are only {', '.join(TABLES)}")
+        return match[1] + TABLES[match[2]]() + match[3]
+
+    return _BLOCK.sub(table, text)
+
+
+def adherence() -> str:
+    """Prompt adherence of the shipped model, by split."""
+    result = _read("adherence-shapes")
+    kinds = ("count", "shape", "colour", "size", "relation", "corner", "background")
+    header = ["prompts", "all facts right", "ceiling", *kinds]
+    rows = []
+    for split, figures in result["figures"].items():
+        shares = [_percent(figures["facts"].get(kind, {}).get("share")) for kind in kinds]
+        label = f"`{split}`: {_MEANING.get(split, split)}"
+        rows.append([label, _percent(figures["adherence"]), _percent(figures["ceiling"]), *shares])
+    prompts = next(iter(result["figures"].values()))["num_prompts"]
+    note = f"{prompts:,} prompts a split, one picture each, seed {result['seed']}; `{result['command']}`"
+    return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
+
+
+TABLES = {"adherence": adherence}
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _machine(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return machine["accelerator"] or f"{machine['cores']} cores of {machine['processor']}"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
