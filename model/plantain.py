@@ -40,7 +40,7 @@ class Generation:
     # grids of codes, each (rows, columns)
     codes: list[Int[np.ndarray, "h w"]]
     # the whole sequences, prompts included
-    ids: list[Int[np.ndarray, " t"]]
+    ids: list[Int[np.ndarray, " _"]]
     prompts: list[str | None]
     # the seed, and the number of each picture under it
     seed: int
