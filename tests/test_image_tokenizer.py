@@ -256,7 +256,9 @@ def test_the_discriminator_judges_patches():
 
 def reconstructor(**loss) -> Reconstructor:
     torch.manual_seed(0)
-    tokenizer = ImageTokenizerConfig(AutoencoderConfig(patch=2, widths=(32, 32), num_blocks=1), FSQConfig(levels=(5, 5, 5)))
+    tokenizer = ImageTokenizerConfig(
+        AutoencoderConfig(patch=2, widths=(32, 32), num_blocks=1), FSQConfig(levels=(5, 5, 5))
+    )
     shapes = ShapesConfig(num_examples=2, image_size=32, world="shapes32")
     config = TokenizerTraining(
         LoopConfig("unused", 1), shapes, shapes, tokenizer=tokenizer, loss=ReconstructionLossConfig(**loss)
@@ -346,5 +348,7 @@ def test_perceptual_weights_that_are_missing_or_misshapen_are_refused(tmp_path: 
     with pytest.raises(ValueError, match="features.0.bias should be of shape .*, found nothing"):
         PerceptualDistance(path)
     save_file({"features.0.weight": torch.zeros(32, 3, 3, 3)}, path)
-    with pytest.raises(ValueError, match=r"features.0.weight should be of shape \(64, 3, 3, 3\), found \(32, 3, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"features.0.weight should be of shape \(64, 3, 3, 3\), found \(32, 3, 3, 3\)"
+    ):
         PerceptualDistance(path)

@@ -45,9 +45,7 @@ def test_cached_logits_equal_uncached_ones_in_rows_of_different_lengths(tiny_tra
     hidden = [prefill(transformer, prefixes, cache)]
     for step in range(5):
         ids = codes[:, step] + VOCABULARY.image_start
-        hidden.append(
-            decode_one(transformer, ids, places[:, step], lengths + step, cache, limit=longest + step + 1)
-        )
+        hidden.append(decode_one(transformer, ids, places[:, step], lengths + step, cache, limit=longest + step + 1))
     cached = transformer.logits(torch.stack(hidden, dim=1))
     for row, text in enumerate(texts):
         picture = ImageSegment(codes[row].view(GRID).numpy())
