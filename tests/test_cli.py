@@ -14,6 +14,7 @@ import sample
 import train
 
 ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "numpy", "datasets", "accelerate", "tokenizers", "PIL"}
 PROMPT = "a ring, 一つの輪"
 
 
@@ -49,7 +50,7 @@ def test_help_answers_without_heavy_imports(script: str):
         "try:\n"
         f"    runpy.run_path({script!r}, run_name='__main__')\n"
         "finally:\n"
-        "    print('heavy:', sorted({'torch', 'numpy', 'datasets', 'accelerate', 'tokenizers', 'PIL'} & set(sys.modules)))"
+        f"    print('heavy:', sorted({HEAVY} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

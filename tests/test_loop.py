@@ -193,6 +193,7 @@ def test_accumulating_parts_of_a_batch_changes_nothing(
         "model": lambda out, **changes: model_training(out, text_weight=0.0, **changes),
         "model that learns captions": lambda out, **changes: model_training(out, text_weight=1.0, **changes),
     }[kind]
+    train(make(tmp_path / "first", num_steps=1))  # fills the cache of codes
     states = []
     for parts in (1, 2):
         out = tmp_path / str(parts)
