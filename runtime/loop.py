@@ -141,26 +141,8 @@ def train(config: Training) -> Path:
     step = _resume(out, module, ema, optimizers, accelerator.device)
     model = accelerator.prepare(torch.compile(module) if loop.compile else module)
     metrics = Metrics(out / "metrics.jsonl", step, accelerator)
-    part = loop.batch_size // loop.num_accumulated
-    batches = iter(
-        step_loader(
-            dataset := objective.dataset(),
-            StepSampler(
-                len(dataset),
-                part,
-                loop.seed,
-                step * loop.num_accumulated,
-                loop.num_steps * loop.num_accumulated,
-                accelerator.process_index,
-                world,
-            ),
-            objective.collate,
-            loop.num_workers,
-            pin=accelerator.device.type == "cuda",
-        )
-    )
+    batches = iter(_loader(objective, loop, step, accelerator))
     bar = tqdm(total=loop.num_steps, initial=step, disable=not accelerator.is_main_process, desc=out.name)
-
     logged = step, time.perf_counter()
 
     while step < loop.num_steps:
@@ -178,8 +160,7 @@ def train(config: Training) -> Path:
         step += 1
         bar.update()
 
-        last = step == loop.num_steps
-        saving = last or step % loop.save_every == 0
+        saving = step == loop.num_steps or step % loop.save_every == 0
         if saving or step % loop.log_every == 0:
             figures = {name: float(value) for name, value in (logs | {"gradient_norm": norm}).items()}
             if not all(map(math.isfinite, figures.values())):
@@ -191,13 +172,35 @@ def train(config: Training) -> Path:
         if saving and accelerator.is_main_process:
             _save(out, step, module, ema, optimizers)
             objective.export(ema.module, out / "checkpoint")
-        if last or loop.evaluate_every and step % loop.evaluate_every == 0:
-            if accelerator.is_main_process:
-                metrics.write(step, "validation", objective.evaluate(ema.module, out / "samples" / f"{step:07d}"))
-            accelerator.wait_for_everyone()
+        if loop.evaluate_every and step % loop.evaluate_every == 0:
+            _evaluate(objective, ema, step, out, metrics, accelerator)
     bar.close()
+    if not metrics.holds(step, "validation"):
+        _evaluate(objective, ema, step, out, metrics, accelerator)
     accelerator.end_training()
     return out / "checkpoint"
+
+
+def _loader(objective: Objective, loop: LoopConfig, step: int, accelerator: Any) -> Any:
+    """This process's batches from step `step` on, one for each accumulated part."""
+    dataset = objective.dataset()
+    sampler = StepSampler(
+        len(dataset),
+        loop.batch_size // loop.num_accumulated,
+        loop.seed,
+        start=step * loop.num_accumulated,
+        stop=loop.num_steps * loop.num_accumulated,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    pin = accelerator.device.type == "cuda"
+    return step_loader(dataset, sampler, objective.collate, loop.num_workers, pin)
+
+
+def _evaluate(objective: Objective, ema: EMA, step: int, out: Path, metrics: "Metrics", accelerator: Any) -> None:
+    if accelerator.is_main_process:
+        metrics.write(step, "validation", objective.evaluate(ema.module, out / "samples" / f"{step:07d}"))
+    accelerator.wait_for_everyone()
 
 
 def _forward_backward(
@@ -266,8 +269,14 @@ class Metrics:
         self.path, self.accelerator = path, accelerator
         if accelerator.is_main_process:
             lines = path.read_text().splitlines() if path.exists() else []
+            # A process that was killed may have left half a line; it belongs to a step that is done again.
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
             write_atomic(path, lambda beside: beside.write_text("".join(line + "\n" for line in kept)))
+
+    def holds(self, step: int, part: str) -> bool:
+        """Whether there are figures of this step and part already."""
+        lines = self.path.read_text().splitlines()
+        return any((line["step"], line["part"]) == (step, part) for line in map(json.loads, lines))
 
     def write(self, step: int, part: str, figures: dict[str, float]) -> None:
         """Adds a line; `part` says whether the figures are of training or of validation."""
