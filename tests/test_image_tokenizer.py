@@ -282,7 +282,8 @@ def test_adversarial_terms_begin_at_their_steps():
         loss.backward()
         assert model.discriminator is not None
         assert ("discriminator" in figures) == learns
-        assert all((gradient is not None) == learns for gradient in gradients(model.discriminator).values())
+        moved = [gradient is not None and bool(gradient.any()) for gradient in gradients(model.discriminator).values()]
+        assert any(moved) == learns
         same = [torch.allclose(expected[name], found, atol=1e-7) for name, found in gradients(model.tokenizer).items()]
         assert all(same) != counts  # while the discriminator only learns, the tokenizer notices nothing
         assert not counts or not any(same[-4:])

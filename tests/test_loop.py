@@ -142,6 +142,15 @@ def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):
     assert digest(checkpoint) == before and figures(tmp_path / "run") == lines
 
 
+def test_a_run_stopped_before_its_last_judgement_is_judged_when_started_again(tmp_path: Path):
+    config = tokenizer_training(tmp_path, num_steps=2)
+    train(config)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines[:-1]) + '\n{"step": 2, "part": "vali')
+    train(config)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines
+
+
 def test_another_seed_gives_other_weights(tmp_path: Path):
     digests = {digest(train(tokenizer_training(tmp_path / str(seed), num_steps=1, seed=seed))) for seed in range(2)}
     assert len(digests) == 2
