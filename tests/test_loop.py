@@ -105,11 +105,12 @@ def train_until_killed(config, step: int) -> None:
 ADVERSARIAL = ReconstructionLossConfig(adversarial_weight=0.1, adversarial_start=2)
 
 
-@pytest.mark.parametrize("kind", ["fsq with discriminator", "cosine_vq", "model"])
+@pytest.mark.parametrize("kind", ["random", "fsq with discriminator", "cosine_vq", "model"])
 def test_a_run_killed_and_restarted_ends_with_the_same_weights_bit_for_bit(
     kind: str, model_training: Callable, tmp_path: Path
 ):
     make = {
+        "random": lambda out: LineTraining(loop(out)),
         "fsq with discriminator": lambda out: tokenizer_training(out, loss=ADVERSARIAL),
         "cosine_vq": lambda out: tokenizer_training(out, CosineVQConfig(codebook_size=16, code_dim=4)),
         "model": model_training,
@@ -215,7 +216,7 @@ def test_accumulating_parts_of_a_batch_changes_nothing(
 
 
 class Line(nn.Module):
-    """y = w x, with a loss that can be told to break."""
+    """y = w x with random noise, and a loss that can be told to break."""
 
     def __init__(self, broken_from: int) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class Line(nn.Module):
         self.broken_from = broken_from
 
     def forward(self, x: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss = ((self.weight * x - 3 * x) ** 2).mean()
+        loss = ((self.weight * x - 3 * x) ** 2).mean() + 0.1 * (self.weight * torch.randn(3)).sum()
         return loss * (math.nan if step >= self.broken_from else 1.0), {"x": x.mean()}
 
 
