@@ -64,18 +64,18 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update of every parameter that has a gradient; matrices of one shape are worked on together."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.flatten(1).shape].append(parameter)
-            for (rows, columns), parameters in by_shape.items():
+                    by_shape[parameter.flatten(1).shape].append((parameter, parameter.grad))
+            for (rows, columns), pairs in by_shape.items():
                 moved = []
-                for parameter in parameters:
+                for parameter, gradient in pairs:
                     average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                    average.lerp_(parameter.grad, 1 - group["momentum"])
-                    moved.append(parameter.grad.lerp(average, group["momentum"]).flatten(1))
+                    average.lerp_(gradient, 1 - group["momentum"])
+                    moved.append(gradient.lerp(average, group["momentum"]).flatten(1))
                 updates = orthogonalise(torch.stack(moved)) * math.sqrt(max(1, rows / columns))
-                for parameter, update in zip(parameters, updates, strict=True):
+                for (parameter, _), update in zip(pairs, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.view_as(parameter), alpha=-group["lr"])
 
