@@ -1,30 +1,50 @@
-"""Train whatever a config names: an image tokenizer, or the autoregressive model.
+"""Train whatever a config names: an image tokenizer, the autoregressive model on its codes, or one after the other.
 
-    python train.py --config configs/shapes64/tokenizer.yaml
-    python train.py --config configs/shapes64/model.yaml loop.num_steps=20000 loop.optimizer.learning_rate=5e-4
+    python train.py --config configs/shapes64.yaml
+    python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
 
-Starting the same command again resumes a run that was stopped, and changes nothing about its result.
+Starting the same command again resumes what was stopped, skips what is finished, and changes nothing about the result.
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
 from pathlib import Path
+from typing import Any
+
+
+def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
+    """The runs that a config file describes, in the order in which each needs the one before.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A key is unknown or missing, a value is wrong, or the file describes no run.
+    """
+    # Heavy imports come after the arguments, so that --help answers at once.
+    from model.objective import ModelTraining
+    from runtime.config import load_config
+    from tokenizer.objective import TokenizerTraining
+
+    parts = [("tokenizer", TokenizerTraining | None, None), ("model", ModelTraining | None, None)]
+    config = load_config(make_dataclass("Runs", parts, frozen=True), path, overrides)
+    runs = [getattr(config, field.name) for field in fields(config)]
+    if not any(runs):
+        raise ValueError(f"{path} describes no run: it needs a section `tokenizer` or `model`")
+    return [run for run in runs if run is not None]
 
 
 def main() -> None:
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as one of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
-
-    # Heavy imports come after the arguments, so that --help answers at once.
-    from model.objective import ModelTraining
-    from runtime.config import load_config
-    from runtime.loop import train
-    from tokenizer.objective import TokenizerTraining
-
     try:
-        config = load_config((TokenizerTraining, ModelTraining), arguments.config, arguments.overrides)
-        print(f"wrote {train(config)}")
+        runs = load_runs(arguments.config, arguments.overrides)
+        from runtime.loop import train
+
+        for run in runs:
+            print(f"wrote {train(run)}")
     except (ValueError, OSError) as error:
         parser.exit(2, f"train.py: {error}\n")
 

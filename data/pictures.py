@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def save_sheet(
     if scale < 1:
         raise ValueError(f"scale is {scale}, but must be at least 1")
     width, height = images[0].width * scale, images[0].height * scale
-    font = ImageFont.load_default(size=max(10, width // 22))
+    font: Any = ImageFont.load_default(size=max(10, width // 22))
     wrapped = [textwrap.wrap(label, width=max(8, int(width / font.getlength("n")))) for label in labels]
     line = round(font.size * 1.25)
     below = line * max(map(len, wrapped), default=0) + (8 if labels else 0)

@@ -33,7 +33,7 @@ def record(path: Path, figures: dict[str, Any], seed: int, config: dict[str, Any
         "command": f"python -m {_module()} {arguments}".strip(),
         "seed": seed,
         "config": config,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).date().isoformat(),
@@ -66,7 +66,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that is checked out; `+` says that files differ from it."""
 
     def git(*arguments: str) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +35,7 @@ class ModelTraining:
     validation: SourceConfig
     # checkpoint folder of the image tokenizer
     tokenizer: str
-    kind: Literal["model"] = "model"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     # how the trained model is to be sampled; stored with it
     recipe: SamplingConfig = field(default_factory=SamplingConfig)
     # ids of text, 256 bytes included
@@ -102,10 +101,11 @@ class Sequences(torch.utils.data.Dataset[Packed]):
         caption = row["captions"][rng.integers(len(row["captions"]))]
         ids = [] if rng.random() < self.dropout else self.text.encode(caption)
         segments = text_to_image(ids, np.array(row["codes"], dtype=np.int64), self.config.text_weight)
-        packed = pack(segments, self.vocabulary, self.config.model.positions)
-        if len(packed.ids) > self.config.model.max_length:
+        packed = pack(segments, self.vocabulary, self.config.network.positions)
+        if len(packed.ids) > self.config.network.max_length:
             raise ValueError(
-                f"example {index} is {len(packed.ids)} ids long, but model.max_length is {self.config.model.max_length}"
+                f"example {index} is {len(packed.ids)} ids long, but network.max_length is "
+                f"{self.config.network.max_length}: raise it"
             )
         return packed
 
@@ -123,7 +123,7 @@ class NextIdObjective:
         )
         self.text_tokenizer = self._text_tokenizer()
         self.vocabulary = Vocabulary(self.text_tokenizer.num_text, self.image_tokenizer.codebook_size)
-        self.model = LanguageModel(Transformer(config.model, self.vocabulary.size), self.vocabulary, config.z_loss)
+        self.model = LanguageModel(Transformer(config.network, self.vocabulary.size), self.vocabulary, config.z_loss)
         first = np.array(self.codes[0]["codes"])
         self.grid = (first.shape[0], first.shape[1])
 

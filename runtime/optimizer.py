@@ -1,11 +1,13 @@
 """Optimisers and their schedule: Muon for the matrices inside the network, AdamW for everything else."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -60,33 +62,37 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; matrices of one shape are worked on together."""
         for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                average = state.setdefault("momentum", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                matrix = parameter.grad.lerp(average, group["momentum"]).flatten(1)
-                update = orthogonalise(matrix) * math.sqrt(max(1, matrix.shape[0] / matrix.shape[1]))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"])
+                if parameter.grad is not None:
+                    by_shape[parameter.flatten(1).shape].append((parameter, parameter.grad))
+            for (rows, columns), pairs in by_shape.items():
+                moved = []
+                for parameter, gradient in pairs:
+                    average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                    average.lerp_(gradient, 1 - group["momentum"])
+                    moved.append(gradient.lerp(average, group["momentum"]).flatten(1))
+                updates = orthogonalise(torch.stack(moved)) * math.sqrt(max(1, rows / columns))
+                for (parameter, _), update in zip(pairs, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update.view_as(parameter), alpha=-group["lr"])
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Moves all singular values of a matrix near one (0.7 to 1.2) by five steps of a quintic iteration.
+def orthogonalise(matrices: Float[Tensor, "*n rows columns"], steps: int = 5) -> Float[Tensor, "*n rows columns"]:
+    """Moves all singular values of each matrix near one (0.7 to 1.2) by five steps of a quintic iteration.
 
     Source: Jordan et al. 2024, section "Newton-Schulz"; its coefficients trade exactness for speed near zero.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    if tall := matrix.shape[0] > matrix.shape[1]:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    if tall := matrices.shape[-2] > matrices.shape[-1]:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def build_optimizers(

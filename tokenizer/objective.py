@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +44,7 @@ class TokenizerTraining:
     loop: LoopConfig
     data: SourceConfig
     validation: SourceConfig
-    kind: Literal["tokenizer"] = "tokenizer"
-    tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    network: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
 
     def build(self, device: torch.device) -> "ReconstructionObjective":
@@ -62,7 +61,7 @@ class Reconstructor(nn.Module):
     def __init__(self, config: TokenizerTraining) -> None:
         super().__init__()
         self.config = config.loss
-        self.tokenizer = ImageTokenizer(config.tokenizer)
+        self.tokenizer = ImageTokenizer(config.network)
         self.discriminator = PatchDiscriminator() if config.loss.adversarial_weight else None
         path = config.loss.perceptual_weights
         self.perceptual = PerceptualDistance(Path(path)) if config.loss.perceptual_weight and path else None

@@ -1,0 +1,84 @@
+"""From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
+
+    python -m metrics.release runs/shapes64/model checkpoints/shapes --tokenizer-run runs/shapes64/tokenizer
+
+Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtime.checkpoint import write_atomic
+
+
+def main() -> None:
+    """Writes the checkpoint folder and its README.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the model's run")
+    parser.add_argument("out", type=Path, help="checkpoint folder to write")
+    parser.add_argument("--tokenizer-run", type=Path, required=True, help="folder of the image tokenizer's run")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
+    arguments = parser.parse_args()
+
+    from metrics.record import RESULTS, commit, machine
+    from model import Plantain
+
+    plantain = Plantain.from_pretrained(arguments.run / "checkpoint", "cpu", "fp32")
+    runs = {"model": _run(arguments.run), "tokenizer": _run(arguments.tokenizer_run)}
+    plantain.card = {"runs": runs, "commit": commit(), "machine": machine()}
+    plantain.save_pretrained(arguments.out, arguments.dtype)
+    results = RESULTS / f"adherence-{arguments.out.name}.json"
+    judged = json.loads(results.read_text()) if results.exists() else None
+    num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())
+    text = _card(arguments.out.name, plantain.card, num_parameters, judged)
+    write_atomic(arguments.out / "README.md", lambda beside: beside.write_text(text))
+    print(f"wrote {arguments.out}")
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """What a run's folder says of it: config, steps, hours and its last figures on held-out data."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["part"] == "train"]
+    previous, seconds = 0, 0.0
+    for line in trained:
+        seconds += line["seconds_per_step"] * (line["step"] - previous)
+        previous = line["step"]
+    validation = [line for line in lines if line["part"] == "validation"][-1]
+    return {
+        "config": yaml.safe_load((folder / "config.yaml").read_text()),
+        "steps": previous,
+        "hours": round(seconds / 3600, 2),
+        "validation": {name: value for name, value in validation.items() if name not in ("step", "part")},
+    }
+
+
+def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str, Any] | None) -> str:
+    machine = card["machine"]
+    lines = [f"# {name}", ""]
+    lines += [f"A Plantain checkpoint: a transformer of {num_parameters:,} parameters with its image tokenizer.", ""]
+    for part, run in card["runs"].items():
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in run["validation"].items())
+        lines.append(f"- **{part}**: {run['steps']:,} steps in {run['hours']} hours; validation: {figures}")
+    lines += [
+        f"- **data**: `{json.dumps(card['runs']['model']['config']['data'])}`",
+        f"- **machine**: {machine['accelerator'] or machine['processor']}, {machine['cores']} cores",
+        f"- **torch**: {machine['torch']}",
+        f"- **commit**: {card['commit']}",
+        "- **licence**: MIT",
+        "",
+        "The whole configs of both runs stand in `config.json` under `card`.",
+    ]
+    if judged is not None:
+        lines += ["", f"Prompt adherence (`{judged['command']}`, seed {judged['seed']}):", ""]
+        lines += ["| split | all facts right | ceiling |", "|---|---:|---:|"]
+        for split, figures in judged["figures"].items():
+            lines.append(f"| {split} | {figures['adherence']:.1%} | {figures['ceiling']:.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
