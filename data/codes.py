@@ -58,7 +58,13 @@ def encode_source(
         from torch.utils.data import DataLoader
         from tqdm import tqdm
 
-        batches: Any = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
+        batches: Any = DataLoader(
+            source,  # pyright: ignore[reportArgumentType]
+            batch_size,
+            num_workers=num_workers,
+            collate_fn=list,
+            generator=torch.Generator(),  # else iter() would draw from the one that initialises the model
+        )
         for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
             codes = tokenizer.encode(to_images(np.stack([example.image for example in examples])).to(device))
             for example, grid in zip(examples, codes.cpu().numpy(), strict=True):

@@ -15,7 +15,7 @@ from data.pictures import to_pixels
 from model.generate import ImageRequest, draw_images
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
-from runtime.checkpoint import load_folder, save_folder
+from runtime.checkpoint import load_folder, load_weights, save_folder
 from runtime.config import from_dict, to_dict
 from runtime.device import resolve_device
 from tasks.text_to_image import text_to_image
@@ -105,9 +105,12 @@ class Plantain:
             raise ValueError(
                 f"{folder} holds a {config.get('model_type')!r}, not a {MODEL_TYPE!r}: give a model's folder"
             )
+        parts = ("transformer", "image_tokenizer", "image_tokenizer_digest", "recipe", "grids")
+        if missing := [part for part in parts if part not in config]:
+            raise ValueError(f"{folder}: config.json lacks {', '.join(missing)}: copy or train the checkpoint again")
         text_tokenizer = TextTokenizer.from_json((folder / TEXT_FILE).read_text())
         image_tokenizer = ImageTokenizer(from_dict(ImageTokenizerConfig, config["image_tokenizer"]))
-        _load(image_tokenizer, weights, "image_tokenizer.", folder)
+        load_weights(image_tokenizer, weights, folder, "image_tokenizer.")
         if image_tokenizer.digest != config["image_tokenizer_digest"]:
             raise ValueError(
                 f"{folder}: the image tokenizer's weights ({image_tokenizer.digest}) are not those whose codes the "
@@ -115,7 +118,7 @@ class Plantain:
             )
         vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
         transformer = Transformer(from_dict(ModelConfig, config["transformer"]), vocabulary.size)
-        _load(transformer, weights, "transformer.", folder)
+        load_weights(transformer, weights, folder, "transformer.")
         device = resolve_device(device)
         dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
         return cls(
@@ -268,11 +271,3 @@ def _find(name: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # offline, no such repository, gated: the hub has many classes for it
         raise FileNotFoundError(f"{name} is neither a folder here nor to be had from the hub: {error}") from error
-
-
-def _load(module: torch.nn.Module, weights: dict[str, Tensor], prefix: str, folder: Path) -> None:
-    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    try:
-        module.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: weights and config.json do not belong together ({error})") from error

@@ -53,7 +53,7 @@ def filter_logits(logits: Float[Tensor, "b v"], config: SamplingConfig) -> Float
     "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3 (min-p).
     """
     if config.temperature > 0:
-        logits = logits / config.temperature
+        logits = (logits - logits.amax(-1, keepdim=True)) / config.temperature  # shifted, or it could overflow
     if 0 < config.top_k < logits.shape[-1]:
         smallest = logits.topk(config.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -math.inf)
@@ -106,7 +106,7 @@ def gumbel_noise(
     stream = _mix(_mix(_mix(seeds * _GOLDEN) + samples * _GOLDEN) + positions * _GOLDEN)
     bits = _mix(stream[:, None] + (ids[None, :] + 1) * _GOLDEN)
     uniform = (((bits >> 11) & (2**53 - 1)).double() + 0.5) * 2.0**-53
-    return -torch.log(-torch.log(uniform)).float()
+    return -torch.log(-torch.log(uniform.clamp_max(1 - 2.0**-53))).float()  # the largest would have rounded to 1
 
 
 def draw(

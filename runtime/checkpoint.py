@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -28,7 +28,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         if beside.is_dir() and path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
-            beside.rename(path)
+            try:
+                beside.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             beside.replace(path)
@@ -93,6 +97,19 @@ def load_folder(folder: Path, files: tuple[str, ...] = ()) -> tuple[dict[str, An
         raise ValueError(
             f"{folder} holds a truncated or foreign checkpoint ({error}): copy or train it again"
         ) from error
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], folder: Path, prefix: str = "") -> None:
+    """Gives a module its weights, those whose names begin with `prefix`.
+
+    Raises:
+        ValueError: One is missing, of another shape or not the module's.
+    """
+    own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: weights and config.json do not belong together ({error})") from error
 
 
 def digest(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -175,8 +175,7 @@ def train(config: Training) -> Path:
         if loop.evaluate_every and step % loop.evaluate_every == 0:
             _evaluate(objective, ema, step, out, metrics, accelerator)
     bar.close()
-    if not metrics.holds(step, "validation"):
-        _evaluate(objective, ema, step, out, metrics, accelerator)
+    _evaluate(objective, ema, step, out, metrics, accelerator)
     accelerator.end_training()
     return out / "checkpoint"
 
@@ -198,7 +197,8 @@ def _loader(objective: Objective, loop: LoopConfig, step: int, accelerator: Any)
 
 
 def _evaluate(objective: Objective, ema: EMA, step: int, out: Path, metrics: "Metrics", accelerator: Any) -> None:
-    if accelerator.is_main_process:
+    """Only the main process looks whether it was done before: all of them have to meet here."""
+    if accelerator.is_main_process and not metrics.holds(step, "validation"):
         metrics.write(step, "validation", objective.evaluate(ema.module, out / "samples" / f"{step:07d}"))
     accelerator.wait_for_everyone()
 

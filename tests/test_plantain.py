@@ -248,7 +248,6 @@ def test_an_unknown_setting_in_config_json_is_refused(saved: Path):
         Plantain.from_pretrained(saved)
 
 
-@pytest.mark.xfail(strict=True, reason="a KeyError without the folder's name")
 @pytest.mark.parametrize("key", ["transformer", "image_tokenizer", "image_tokenizer_digest", "recipe", "grids"])
 def test_a_config_json_without_one_of_its_parts_is_refused(saved: Path, key: str):
     edit_config(saved, lambda config: config.pop(key))
@@ -256,7 +255,6 @@ def test_a_config_json_without_one_of_its_parts_is_refused(saved: Path, key: str
         Plantain.from_pretrained(saved)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's RuntimeError")
 def test_an_image_tokenizer_whose_weights_do_not_fit_its_config_is_refused(tiny: Callable, tmp_path: Path):
     tokenizer = tiny().image_tokenizer
     tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -265,7 +263,6 @@ def test_an_image_tokenizer_whose_weights_do_not_fit_its_config_is_refused(tiny:
         type(tokenizer).from_pretrained(tmp_path / "tokenizer")
 
 
-@pytest.mark.xfail(strict=True, reason="the old folder keeps the name it was moved to")
 def test_a_folder_that_can_not_be_put_in_place_leaves_the_previous_checkpoint(
     tiny: Callable, saved: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -91,7 +91,6 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_noise():
         assert torch.equal(drawn, logits.argmax(-1) + 100)
 
 
-@pytest.mark.xfail(strict=True, reason="logits over the temperature overflow to infinity")
 def test_next_to_temperature_zero_the_likeliest_is_taken_too():
     logits = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
     numbers = torch.arange(64)
@@ -173,10 +172,7 @@ def test_noise_differs_in_every_argument():
     assert len({noise(*place) for place in places}) == len(places)
 
 
-ROUNDS_TO_ONE = pytest.mark.xfail(strict=True, reason="the largest of 2^53 uniform numbers rounds to one")
-
-
-@pytest.mark.parametrize("bits", [0, pytest.param(-1, marks=ROUNDS_TO_ONE)])
+@pytest.mark.parametrize("bits", [0, -1])
 def test_noise_is_finite_for_whatever_bits_the_generator_gives(bits: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(model.sampling, "_mix", lambda x: torch.full_like(x, bits))
     one = torch.zeros(1, dtype=torch.int64)

@@ -132,7 +132,7 @@ def test_what_the_vocabulary_does_not_hold_is_refused(segments: list[Segment], m
 
 
 def test_an_empty_grid_is_refused():
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="a grid's side is 0 codes, but only 1 to 64"):
         pack([ImageSegment(np.zeros((0, 3), dtype=np.int64))], VOCABULARY, "grid")
 
 

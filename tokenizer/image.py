@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from runtime.checkpoint import digest, load_folder, save_folder
+from runtime.checkpoint import digest, load_folder, load_weights, save_folder
 from runtime.config import from_dict, to_dict
 from tokenizer.autoencoder import AutoencoderConfig, Decoder, Encoder
 from tokenizer.quantizer import FSQConfig, Quantizer, QuantizerConfig
@@ -113,5 +113,5 @@ class ImageTokenizer(nn.Module):
         if config.pop("model_type", None) != "plantain_image_tokenizer":
             raise ValueError(f"{folder} holds no image tokenizer: give the `checkpoint` folder of a tokenizer's run")
         tokenizer = cls(from_dict(ImageTokenizerConfig, config))
-        tokenizer.load_state_dict(weights)
+        load_weights(tokenizer, weights, folder)
         return tokenizer.eval()

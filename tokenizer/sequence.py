@@ -84,11 +84,12 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
                 put(token, segment.weight)
             continue
         rows, columns = segment.codes.shape
+        sides = side_id(rows), side_id(columns)
         if segment.codes.min() < 0 or segment.codes.max() >= vocabulary.codebook_size:
             raise ValueError(f"codes must lie in [0, {vocabulary.codebook_size}): they are of another image tokenizer")
         put(IMAGE, segment.weight)
-        put(side_id(rows))
-        put(side_id(columns))
+        put(sides[0])
+        put(sides[1])
         ids += (segment.codes.reshape(-1) + vocabulary.image_start).tolist()
         weights += [segment.weight] * segment.codes.size
         places += [(position + row, position + column) for row in range(rows) for column in range(columns)]
