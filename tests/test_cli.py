@@ -136,28 +136,34 @@ def test_sampling_without_a_prompt_says_what_to_type(call: Callable):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("loop.num_stepz=3", "the nearest is 'loop.num_steps'"),
-        ("data.image_sise=3", "the nearest is 'data.image_size'"),
-        ("loop.num_steps=0", "num_steps is 0, but must be at least 1"),
-        ("loop.num_steps=many", "loop.num_steps: got 'many', expected int"),
-        ("kind=house", "kind: got 'house', expected 'tokenizer' or 'model'"),
+        ("tokenizer.loop.num_stepz=3", "the nearest is 'tokenizer.loop.num_steps'"),
+        ("tokenizer.data.image_sise=3", "the nearest is 'tokenizer.data.image_size'"),
+        ("model.network.dim=x", "model.network.dim: got 'x', expected int"),
+        ("modle.loop.num_steps=3", "the nearest is 'model'"),
+        ("tokenizer.loop.num_steps=0", "num_steps is 0, but must be at least 1"),
+        ("tokenizer.data.kind=house", "tokenizer.data.kind: got 'house', expected 'shapes' or 'images'"),
     ],
 )
 def test_a_wrong_training_setting_is_one_line_and_starts_nothing(
     override: str, message: str, call: Callable, tmp_path: Path
 ):
     out = tmp_path / "run"
-    status, _, error = call(train, "--config", ROOT / "configs/debug-tokenizer.yaml", override, f"loop.out={out}")
+    status, _, error = call(train, "--config", ROOT / "configs/debug.yaml", f"tokenizer.loop.out={out}", override)
     assert status == 2 and error.startswith("train.py: ") and message in error and error.count("\n") == 1
     assert not out.exists()
 
 
 def test_training_without_its_image_tokenizer_says_where_it_was_looked_for(call: Callable, tmp_path: Path):
-    arguments = (f"loop.out={tmp_path / 'run'}", f"tokenizer={tmp_path / 'none'}")
-    status, _, error = call(train, "--config", ROOT / "configs/debug-model.yaml", *arguments)
+    arguments = ("tokenizer=null", f"model.loop.out={tmp_path / 'run'}", f"model.tokenizer={tmp_path / 'none'}")
+    status, _, error = call(train, "--config", ROOT / "configs/debug.yaml", *arguments)
     assert status == 2 and re.search("train.py: no checkpoint folder at .*none", error)
+
+
+def test_a_config_without_any_run_says_what_it_needs(call: Callable):
+    status, _, error = call(train, "--config", ROOT / "configs/debug.yaml", "tokenizer=null", "model=null")
+    assert status == 2 and "describes no run: it needs a section `tokenizer` or `model`" in error
 
 
 def test_a_missing_config_says_which_there_are(call: Callable):
     status, _, error = call(train, "--config", ROOT / "configs/nothing.yaml")
-    assert status == 2 and "no config file" in error and "debug-model.yaml" in error
+    assert status == 2 and "no config file" in error and "debug.yaml" in error

@@ -27,24 +27,20 @@ def lines(out: Path, part: str) -> list[dict]:
 
 def test_train_a_tokenizer_then_a_model_then_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tokenizer, model, picture = tmp_path / "tokenizer", tmp_path / "model", tmp_path / "a.png"
-    fewer = "data.num_examples=128"
-    call(
-        monkeypatch,
-        train,
-        "--config",
-        ROOT / "configs/debug-tokenizer.yaml",
-        f"loop.out={tokenizer}",
-        "loop.log_every=5",
+    overrides = (
+        f"tokenizer.loop.out={tokenizer}",
+        f"model.loop.out={model}",
+        f"model.tokenizer={tokenizer / 'checkpoint'}",
+        "model.data.num_examples=128",
     )
+    every = ("tokenizer.loop.log_every=5", "model.loop.log_every=5")
+    call(monkeypatch, train, "--config", ROOT / "configs/debug.yaml", *overrides, *every)
     losses = [line["loss"] for line in lines(tokenizer, "train")]
     assert len(losses) == 12 and losses[-1] < 0.5 * losses[0]
     (judged,) = lines(tokenizer, "validation")
     assert judged["psnr"] > 10 and 0 < judged["ssim"] <= 1 and 0 < judged["code_usage"] <= 1
     assert 0 <= judged["same_scene"] <= 1
     assert (tokenizer / "samples" / "0000060" / "originals and reconstructions.png").is_file()
-
-    overrides = (f"loop.out={model}", f"tokenizer={tokenizer / 'checkpoint'}", "loop.log_every=5", fewer)
-    call(monkeypatch, train, "--config", ROOT / "configs/debug-model.yaml", *overrides)
     for name in ("loss", "image_loss", "text_loss"):
         figures = [line[name] for line in lines(model, "train")]
         assert len(figures) == 8 and figures[-1] < 0.95 * figures[0], name

@@ -261,7 +261,7 @@ def reconstructor(**loss) -> Reconstructor:
     )
     shapes = ShapesConfig(num_examples=2, image_size=32, world="shapes32")
     config = TokenizerTraining(
-        LoopConfig("unused", 1), shapes, shapes, tokenizer=tokenizer, loss=ReconstructionLossConfig(**loss)
+        LoopConfig("unused", 1), shapes, shapes, network=tokenizer, loss=ReconstructionLossConfig(**loss)
     )
     return Reconstructor(config).train()
 

@@ -47,7 +47,7 @@ def tokenizer_training(out: Path, quantizer=None, loss: ReconstructionLossConfig
     autoencoder = AutoencoderConfig(patch=4, widths=(32,), num_blocks=1)
     tokenizer = ImageTokenizerConfig(autoencoder, quantizer or FSQConfig(levels=(5, 5, 5)))
     loss = loss or ReconstructionLossConfig()
-    return TokenizerTraining(loop(out, **changes), SHAPES, FEW, tokenizer=tokenizer, loss=loss)
+    return TokenizerTraining(loop(out, **changes), SHAPES, FEW, network=tokenizer, loss=loss)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def model_training(tiny_image_tokenizer: Callable, tmp_path: Path, monkeypatch: 
             SHAPES,
             FEW,
             str(folder),
-            model=sizes,
+            network=sizes,
             num_text=400,
             num_samples=1,
             text_weight=text_weight,
@@ -316,6 +316,15 @@ def test_orthogonalising_moves_all_singular_values_near_one_and_keeps_their_dire
     torch.testing.assert_close(left @ (left.T @ result @ right).diag().diag() @ right.T, result, atol=1e-3, rtol=0)
 
 
+def test_matrices_orthogonalised_together_come_out_as_they_do_alone():
+    matrices = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [[[1e-3]], [[1.0]], [[1e3]]]
+    )
+    together = orthogonalise(matrices)
+    for matrix, result in zip(matrices, together, strict=True):
+        torch.testing.assert_close(orthogonalise(matrix), result, atol=1e-3, rtol=0)
+
+
 def test_muons_update_is_the_formula_by_hand():
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 2, 1, 2))  # a kernel: a matrix of 8 x 4
@@ -471,7 +480,7 @@ def test_captions_depend_on_seed_epoch_and_index_alone(sequences: Callable):
 def test_an_example_longer_than_the_model_reads_is_refused(sequences: Callable):
     dataset = sequences(dropout=0.0)
     dataset.codes = [{"codes": [[1]], "captions": ["q" * 200]}]
-    with pytest.raises(ValueError, match=r"example 0 is 207 ids long, but model.max_length is 160"):
+    with pytest.raises(ValueError, match=r"example 0 is 207 ids long, but network.max_length is 160"):
         dataset[0, 0]
 
 
