@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, such as one of configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args()  # --key value is an override too
     try:
-        runs = load_runs(arguments.config, arguments.overrides)
+        runs = load_runs(arguments.config, [*arguments.overrides, *more])
         from runtime.loop import train
 
         for run in runs:

@@ -1,18 +1,14 @@
 """Measured figures on disk, with all that is needed to measure them again."""
 
 import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from runtime.checkpoint import write_atomic
+from runtime.provenance import commit, machine
 
 RESULTS = Path("docs/results")
 
@@ -41,38 +37,6 @@ def record(path: Path, figures: dict[str, Any], seed: int, config: dict[str, Any
     write_atomic(path, lambda beside: beside.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on: processor, cores, accelerator and the versions that matter."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def _module() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec is not None else Path(sys.argv[0]).stem
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit that is checked out; `+` says that files differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

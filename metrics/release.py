@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from runtime.checkpoint import write_atomic
 
 
@@ -24,12 +22,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     arguments = parser.parse_args()
 
-    from metrics.record import RESULTS, commit, machine
+    from metrics.record import RESULTS
+    from metrics.runs import summary
     from model import Plantain
 
     plantain = Plantain.from_pretrained(arguments.run / "checkpoint", "cpu", "fp32")
-    runs = {"model": _run(arguments.run), "tokenizer": _run(arguments.tokenizer_run)}
-    plantain.card = {"runs": runs, "commit": commit(), "machine": machine()}
+    plantain.card = {"tokenizer": summary(arguments.tokenizer_run), "model": summary(arguments.run)}
     plantain.save_pretrained(arguments.out, arguments.dtype)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
     judged = json.loads(results.read_text()) if results.exists() else None
@@ -39,35 +37,18 @@ def main() -> None:
     print(f"wrote {arguments.out}")
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    """What a run's folder says of it: config, steps, hours and its last figures on held-out data."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line["part"] == "train"]
-    previous, seconds = 0, 0.0
-    for line in trained:
-        seconds += line["seconds_per_step"] * (line["step"] - previous)
-        previous = line["step"]
-    validation = [line for line in lines if line["part"] == "validation"][-1]
-    return {
-        "config": yaml.safe_load((folder / "config.yaml").read_text()),
-        "steps": previous,
-        "hours": round(seconds / 3600, 2),
-        "validation": {name: value for name, value in validation.items() if name not in ("step", "part")},
-    }
-
-
 def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str, Any] | None) -> str:
-    machine = card["machine"]
     lines = [f"# {name}", ""]
     lines += [f"A Plantain checkpoint: a transformer of {num_parameters:,} parameters with its image tokenizer.", ""]
-    for part, run in card["runs"].items():
+    for part, run in card.items():
         figures = ", ".join(f"{key} {value:.4g}" for key, value in run["validation"].items())
         lines.append(f"- **{part}**: {run['steps']:,} steps in {run['hours']} hours; validation: {figures}")
+        for start in run["starts"]:
+            machine = start["machine"]
+            lines.append(f"  - at commit {start['commit']} on {machine['accelerator'] or machine['processor']},")
+            lines.append(f"    {machine['cores']} cores, torch {machine['torch']}")
     lines += [
-        f"- **data**: `{json.dumps(card['runs']['model']['config']['data'])}`",
-        f"- **machine**: {machine['accelerator'] or machine['processor']}, {machine['cores']} cores",
-        f"- **torch**: {machine['torch']}",
-        f"- **commit**: {card['commit']}",
+        f"- **data**: `{json.dumps(card['model']['config']['data'])}`",
         "- **licence**: MIT",
         "",
         "The whole configs of both runs stand in `config.json` under `card`.",

@@ -26,7 +26,7 @@ class Cache:
     """One cache for each layer of a transformer.
 
     Rows of a batch are independent: each writes at slots of its own, so prompts of different lengths need no padding on
-    the left, and a slot that a row has not reached yet is hidden by the mask, whatever it holds.
+    the left, and a slot that a row has not reached yet is hidden by the mask.
 
     Args:
         num_layers, batch_size, num_kv_heads, max_length, head_dim: The sizes; a slot is an index into the sequence.

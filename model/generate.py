@@ -101,7 +101,9 @@ def draw_images(
     config, device = transformer.config, transformer.head.weight.device
     guided = sampling.guidance != 1
     sequences = [request.segments for request in requests] + [()] * (len(requests) if guided else 0)
-    opened = [open_image(segments, grid, vocabulary, config.positions) for segments in sequences]
+    distinct = {id(segments): segments for segments in sequences}
+    layouts = {key: open_image(segments, grid, vocabulary, config.positions) for key, segments in distinct.items()}
+    opened = [layouts[id(segments)] for segments in sequences]
     prefixes = [prefix for prefix, _ in opened]
     num_codes = grid[0] * grid[1]
     longest = max(len(prefix.ids) for prefix in prefixes)

@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
         hidden = self.transformer(ids[:, :-1], positions[:, :-1])
         # From here on everything belongs to the id that is predicted: labels, weights and z-loss shift together.
         targets, weights, is_image = ids[:, 1:], weights[:, 1:], is_image[:, 1:]
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros(len(ids), dtype=torch.float32)
         figures = {}
         for name, chosen, block in (
             ("image", is_image & (weights > 0), self.vocabulary.image_block),
@@ -81,8 +81,9 @@ class LanguageModel(nn.Module):
             losses = F.cross_entropy(logits, targets[chosen] - block.start, reduction="none")
             figures[f"{name}_loss"] = losses.detach().mean() if len(losses) else losses.detach().sum()
             losses = losses + self.z_loss * logits.logsumexp(-1) ** 2
-            total = total + (losses * weights[chosen]).sum()
-        return total / weights.sum().clamp_min(1e-6), figures
+            total = total.index_add(0, chosen.nonzero()[:, 0], losses * weights[chosen])
+        # A mean over examples of means over their ids: the same however a batch is divided.
+        return (total / weights.sum(1).clamp_min(1e-6)).mean(), figures
 
 
 class Sequences(torch.utils.data.Dataset[Packed]):

@@ -18,6 +18,7 @@ from runtime.checkpoint import write_atomic
 from runtime.config import save_config
 from runtime.ema import EMA
 from runtime.optimizer import OptimizerConfig, build_optimizers
+from runtime.provenance import commit, machine
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def train(config: Training) -> Path:
     Raises:
         ValueError: `out` holds a run of another config, or the loss is no longer finite.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from tqdm import tqdm
 
     loop, out = config.loop, Path(config.loop.out)
@@ -124,6 +125,7 @@ def train(config: Training) -> Path:
         cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
         log_with=list(loop.trackers) or None,
         project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a discriminator waits its turn
     )
     if accelerator.num_processes != world:
         raise ValueError(f"launched as {world} processes, but they do not see each other: launch with torchrun")
@@ -232,6 +234,8 @@ def _claim(out: Path, config: Any) -> None:
             f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
         )
     write_atomic(resolved, lambda path: path.write_text(text))
+    with (out / "starts.jsonl").open("a") as file:
+        file.write(json.dumps({"commit": commit(), "machine": machine()}) + "\n")
 
 
 def _save(out: Path, step: int, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> None:

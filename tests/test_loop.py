@@ -180,19 +180,7 @@ def plain_descent(parameters, outer, config) -> list[torch.optim.Optimizer]:
     return [optimizer]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "tokenizer",
-        "model",
-        pytest.param(
-            "model that learns captions",
-            marks=pytest.mark.xfail(
-                strict=True, reason="each part divides by its own weights, not by those of the whole batch"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("kind", ["tokenizer", "model", "model that learns captions"])
 def test_accumulating_parts_of_a_batch_changes_nothing(
     kind: str, model_training: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

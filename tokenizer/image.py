@@ -94,7 +94,7 @@ class ImageTokenizer(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """The name of exactly these weights: codes mean nothing to any other tokenizer."""
+        """The name of exactly these weights, as they were when it was first asked for."""
         return digest(to_dict(self.config), self.state_dict())
 
     def save_pretrained(self, folder: Path) -> None:

@@ -75,10 +75,7 @@ class Reconstructor(nn.Module):
         if self.perceptual is not None:
             figures["perceptual"] = self.perceptual(reconstruction, images)
             loss = loss + self.config.perceptual_weight * figures["perceptual"]
-        if self.discriminator is not None and 2 * step < self.config.adversarial_start:
-            # Not yet of use, but processes that train together expect a gradient for every weight.
-            loss = loss + 0 * sum(parameter.sum() for parameter in self.discriminator.parameters())
-        elif self.discriminator is not None:
+        if self.discriminator is not None and 2 * step >= self.config.adversarial_start:
             real, fake = self.discriminator(images), self.discriminator(reconstruction.detach())
             figures["discriminator"] = hinge_loss(real, fake)
             frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
