@@ -473,7 +473,7 @@ def test_an_example_longer_than_the_model_reads_is_refused(sequences: Callable):
 
 
 def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
-    """Id by id: weights, blocks and z-loss all belong to the id that is predicted."""
+    """Id by id: weights, blocks and z-loss all belong to the id that is predicted; examples count alike."""
     vocabulary = Vocabulary(num_text=256, codebook_size=5)
     transformer = tiny_transformer(vocabulary.size)
     model = LanguageModel(transformer, vocabulary, z_loss=0.01)
@@ -484,8 +484,9 @@ def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
         pack(text_to_image(text, codes, 0.25), vocabulary, "grid")
         for text in ([TEXT_START + 3, TEXT_START + 9], [], [TEXT_START + 200])
     ]
-    total, weight, losses = 0.0, 0.0, {"image": [], "text": []}
+    means, losses = [], {"image": [], "text": []}
     for packed in packs:
+        total, weight = 0.0, 0.0
         hidden = transformer(torch.from_numpy(packed.ids)[None], torch.from_numpy(packed.positions)[None])
         logits = transformer.logits(hidden)[0].detach()
         for place in range(1, len(packed.ids)):
@@ -498,7 +499,8 @@ def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
             losses["image" if packed.is_image[place] else "text"].append(loss)
             total += packed.weights[place] * (loss + 0.01 * normaliser**2)
             weight += packed.weights[place]
-    assert weight == pytest.approx(3 * (4 + 2) + 3 * 0.25)
+        means.append(total / weight)
+    assert weight == pytest.approx((4 + 2) + 0.25)  # the codes, <image> and <end>, and the last caption's one id
 
     longest = max(len(packed.ids) for packed in packs) + 2
     batch = {name: [] for name in packs[0]._fields}
@@ -508,7 +510,7 @@ def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
             padding = torch.zeros((longest - len(part), *part.shape[1:]), dtype=part.dtype)
             batch[name].append(torch.cat([part, padding]))
     found, figures = model(**{name: torch.stack(parts) for name, parts in batch.items()}, step=0)
-    assert float(found.detach()) == pytest.approx(total / weight, rel=1e-5)
+    assert float(found.detach()) == pytest.approx(np.mean(means), rel=1e-5)
     assert float(figures["image_loss"]) == pytest.approx(np.mean(losses["image"]), rel=1e-5)
     assert float(figures["text_loss"]) == pytest.approx(np.mean(losses["text"]), rel=1e-5)
 
