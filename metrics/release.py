@@ -20,13 +20,18 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument("--tokenizer-run", type=Path, required=True, help="folder of the image tokenizer's run")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
+    parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
     arguments = parser.parse_args()
 
     from metrics.record import RESULTS
     from metrics.runs import summary
     from model import Plantain
+    from model.sampling import SamplingConfig
+    from runtime.config import from_dict, to_dict
 
     plantain = Plantain.from_pretrained(arguments.run / "checkpoint", "cpu", "fp32")
+    recipe = dict(pair.split("=", 1) for pair in arguments.recipe)
+    plantain.recipe = from_dict(SamplingConfig, to_dict(plantain.recipe) | {k: float(v) for k, v in recipe.items()})
     plantain.card = {"tokenizer": summary(arguments.tokenizer_run), "model": summary(arguments.run)}
     plantain.save_pretrained(arguments.out, arguments.dtype)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
