@@ -7,6 +7,7 @@ Starting the same command again resumes what was stopped, skips what is finished
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ def main() -> None:
         from runtime.loop import train
 
         for run in runs:
-            print(f"wrote {train(run)}")
+            checkpoint = train(run)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"wrote {checkpoint}")
     except (ValueError, OSError) as error:
         parser.exit(2, f"train.py: {error}\n")
 

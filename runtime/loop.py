@@ -140,7 +140,7 @@ def train(config: Training) -> Path:
     module = objective.model.to(accelerator.device)
     ema = EMA(module, loop.ema_decay)
     optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer)
-    step = _resume(out, module, ema, optimizers, accelerator.device)
+    step = _resume(out, module, ema, optimizers)
     model = accelerator.prepare(torch.compile(module) if loop.compile else module)
     metrics = Metrics(out / "metrics.jsonl", step, accelerator)
     batches = iter(_loader(objective, loop, step, accelerator))
@@ -178,7 +178,9 @@ def train(config: Training) -> Path:
             _evaluate(objective, ema, step, out, metrics, accelerator)
     bar.close()
     _evaluate(objective, ema, step, out, metrics, accelerator)
-    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:  # not end_training(), after which this process could train nothing more
+        tracker.finish()
     return out / "checkpoint"
 
 
@@ -248,15 +250,13 @@ def _save(out: Path, step: int, module: nn.Module, ema: EMA, optimizers: list[to
     write_atomic(out / "state.pt", lambda path: torch.save(state, path))
 
 
-def _resume(
-    out: Path, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer], device: torch.device
-) -> int:
+def _resume(out: Path, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> int:
     """Loads the last saved state, if there is one, and returns its step."""
     path = out / "state.pt"
     if not path.exists():
         return 0
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} can't be read ({error}): remove {out} to start over") from error
     module.load_state_dict(state["model"])
