@@ -9,14 +9,15 @@ import re
 from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "shapes"
+# Compositions of the kind that the shipped model was trained on; metrics/adherence.py asks for others too.
 DEMO = (
     "a large red circle on a white background",
-    "a small cyan square and a large green triangle on a black background",
+    "a small blue square and a large green triangle on a black background",
     "three small yellow diamonds on a gray background",
     "a blue ring to the left of a magenta cross on a white background",
     "four red squares on a black background",
-    "a large yellow cross above a small blue diamond on a gray background",
-    "two large magenta triangles and a small green circle on a white background",
+    "a large magenta cross above a small blue diamond on a gray background",
+    "two large magenta triangles and a small green square on a white background",
     "a cyan ring in the top left corner on a black background",
     "a large blue square, a small red ring, a small green diamond and a large cyan circle",
 )
