@@ -98,3 +98,11 @@ def test_every_config_loads(path: Path):
 def test_every_config_opens_with_its_purpose_hardware_and_time(path: Path):
     head = path.read_text().split("\n\n")[0].split("tokenizer:")[0]
     assert head.startswith("# ") and "Hardware: " in head and "Time: " in head
+
+
+def test_the_readmes_tables_are_as_the_results_say():
+    from metrics.tables import fill
+
+    text = (ROOT / "README.md").read_text()
+    assert "<!-- table adherence -->" in text
+    assert fill(text) == text, "run python -m metrics.tables"
