@@ -12,6 +12,9 @@ from runtime.provenance import commit, machine
 
 RESULTS = Path("docs/results")
 
+# Taken at the start: a long measurement must not be credited to a commit that was made while it ran.
+_COMMIT = commit()
+
 
 def record(path: Path, figures: dict[str, Any], seed: int, config: dict[str, Any], seconds: float) -> None:
     """Writes figures as JSON beside the command, seed, config, commit and machine that gave them.
@@ -29,7 +32,7 @@ def record(path: Path, figures: dict[str, Any], seed: int, config: dict[str, Any
         "command": f"python -m {_module()} {arguments}".strip(),
         "seed": seed,
         "config": config,
-        "commit": commit(),
+        "commit": _COMMIT,
         "machine": machine(),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).date().isoformat(),

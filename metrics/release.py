@@ -51,7 +51,8 @@ def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str
         for start in run["starts"]:
             machine = start["machine"]
             lines.append(f"  - at commit {start['commit']} on {machine['accelerator'] or machine['processor']},")
-            lines.append(f"    {machine['cores']} cores, torch {machine['torch']}")
+            note = f"; {start['note']}" if "note" in start else ""
+            lines.append(f"    {machine['cores']} cores, torch {machine['torch']}{note}")
     lines += [
         f"- **data**: `{json.dumps(card['model']['config']['data'])}`",
         "- **licence**: MIT",
