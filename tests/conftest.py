@@ -71,10 +71,10 @@ def tiny_image_tokenizer() -> Callable:
     from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
     from tokenizer.quantizer import FSQConfig
 
-    def make(seed: int = 0, quantizer=None, patch: int = 2, widths: tuple[int, ...] = (32, 32)) -> ImageTokenizer:
+    def make(seed: int = 0, quantizer=None, **changes) -> ImageTokenizer:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            autoencoder = AutoencoderConfig(patch=patch, widths=widths, num_blocks=1)
+            autoencoder = AutoencoderConfig(**{"patch": 2, "widths": (32, 32), "num_blocks": 1} | changes)
             return ImageTokenizer(ImageTokenizerConfig(autoencoder, quantizer or FSQConfig(levels=(3, 3)))).eval()
 
     return make

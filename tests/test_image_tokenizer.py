@@ -50,6 +50,22 @@ def test_codes_stand_one_for_each_stride_x_stride_square(
     torch.testing.assert_close(result.images.clamp(-1, 1), decoded, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "reach"), [(1, 0), (3, 4)])
+def test_a_code_depends_on_its_surroundings_alone(tiny_image_tokenizer: Callable, kernel: int, reach: int):
+    encoder = tiny_image_tokenizer(encoder_kernel=kernel).encoder
+    torch.manual_seed(0)
+    for parameter in encoder.parameters():  # a residual block begins as the identity and would hide its reach
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = noise(1, 3, 60, 60)
+    other = images.clone()
+    other[:, :, 28:32, 28:32] = noise(1, 3, 4, 4, seed=1)
+    changed = (encoder(images) != encoder(other)).any(1)[0]
+    assert changed[7, 7]
+    rows, columns = changed.nonzero(as_tuple=True)
+    for places in (rows, columns):
+        assert places.min() >= 7 - reach and places.max() <= 7 + reach
+
+
 @pytest.mark.parametrize("size", [(8, 9), (9, 8), (3, 3), (0, 8)])
 def test_a_size_without_a_grid_is_refused(tiny_image_tokenizer: Callable, size: tuple[int, int]):
     tokenizer = tiny_image_tokenizer()

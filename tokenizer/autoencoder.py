@@ -6,6 +6,7 @@ costs `patch`^2 times more and, for the same time, learns less.
 
 from dataclasses import dataclass
 
+import torch
 from einops.layers.torch import Rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,8 +22,13 @@ class AutoencoderConfig:
     widths: tuple[int, ...] = (64, 128)
     # residual blocks at each resolution, in the encoder and in the decoder
     num_blocks: int = 2
+    # side of the encoder's convolutions. 3: a code also knows of its surroundings, which saves pixel errors; 1: it says
+    # what its own square of `stride` pixels holds and nothing else, which a model of the codes learns much sooner
+    encoder_kernel: int = 3
 
     def __post_init__(self) -> None:
+        if self.encoder_kernel not in (1, 3):
+            raise ValueError(f"encoder_kernel is {self.encoder_kernel}, but must be 1 or 3")
         if self.patch < 1 or not self.widths or any(width % 32 for width in self.widths):
             raise ValueError(
                 f"patch {self.patch}, widths {self.widths}: widths must be multiples of 32, patch at least 1"
@@ -33,18 +39,33 @@ class AutoencoderConfig:
         return self.patch * 2 ** (len(self.widths) - 1)
 
 
-class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x))))))"""
+class ChannelNorm(nn.Module):
+    """Divides the channels at each place by their root mean square.
+
+    Statistics over the whole picture, as GroupNorm has them, would let every code depend on everything in it: a patch
+    of plain background then has hundreds of codes.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt() * self.weight
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x))))))"""
+
+    def __init__(self, width: int, kernel: int = 3) -> None:
+        super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(width // 16, width),
+            ChannelNorm(width),
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(width // 16, width),
+            nn.Conv2d(width, width, kernel, padding=kernel // 2),
+            ChannelNorm(width),
             nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, width, kernel, padding=kernel // 2),
         )
         nn.init.zeros_(self.layers[-1].weight)  # pyright: ignore[reportArgumentType]
 
@@ -57,16 +78,16 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, code_dim: int) -> None:
         super().__init__()
-        patch, widths = config.patch, config.widths
+        patch, widths, kernel = config.patch, config.widths, config.encoder_kernel
         layers: list[nn.Module] = [
             Rearrange("b c (h p) (w q) -> b (c p q) h w", p=patch, q=patch),
-            nn.Conv2d(3 * patch**2, widths[0], 3, padding=1),
+            nn.Conv2d(3 * patch**2, widths[0], kernel, padding=kernel // 2),
         ]
         for level, width in enumerate(widths):
             if level:
-                layers.append(nn.Conv2d(widths[level - 1], width, 4, stride=2, padding=1))
-            layers += [ResidualBlock(width) for _ in range(config.num_blocks)]
-        layers += [nn.GroupNorm(widths[-1] // 16, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], code_dim, 1)]
+                layers.append(nn.Conv2d(widths[level - 1], width, kernel + 1, stride=2, padding=kernel // 2))
+            layers += [ResidualBlock(width, kernel) for _ in range(config.num_blocks)]
+        layers += [ChannelNorm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], code_dim, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d h w"]:
@@ -85,7 +106,7 @@ class Decoder(nn.Module):
             if level:
                 layers += [nn.Conv2d(widths[level], 4 * widths[level - 1], 3, padding=1), nn.PixelShuffle(2)]
         layers += [
-            nn.GroupNorm(widths[0] // 16, widths[0]),
+            ChannelNorm(widths[0]),
             nn.SiLU(),
             nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1),
         ]

@@ -12,7 +12,7 @@ from data.pictures import grid, to_images, to_pixels
 from data.sources import SourceConfig, open_source
 from runtime.loop import LoopConfig
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss
+from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss, turn_hue
 from tokenizer.quality import codebook_use, psnr, ssim
 
 
@@ -20,6 +20,8 @@ from tokenizer.quality import codebook_use, psnr, ssim
 class ReconstructionLossConfig:
     """The weight of each term; the squared pixel error has weight one."""
 
+    # pictures are trained on with their hues turned by up to so many degrees, which teaches colours apart from outlines
+    hue_jitter: float = 0.0
     # mean absolute pixel error
     absolute_weight: float = 0.2
     # distance between VGG features; needs `perceptual_weights`
@@ -67,6 +69,8 @@ class Reconstructor(nn.Module):
         self.perceptual = PerceptualDistance(Path(path)) if config.loss.perceptual_weight and path else None
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.training and self.config.hue_jitter:
+            images = turn_hue(images, (torch.rand(len(images)) * 2 - 1) * self.config.hue_jitter)
         result = self.tokenizer(images)
         reconstruction = result.images.float()
         pixel = pixel_loss(reconstruction, images, self.config.absolute_weight)
