@@ -145,6 +145,9 @@ class NextIdObjective:
     def dataset(self) -> Sequences:
         return Sequences(self.codes, self.text_tokenizer, self.vocabulary, self.config, self.config.caption_dropout)
 
+    def length(self, item: Packed) -> int:
+        return len(item.ids)
+
     def collate(self, items: list[Packed]) -> dict[str, Tensor]:
         """Pads on the right; weights of zero keep the padding out of the loss."""
         longest = max(len(item.ids) for item in items)

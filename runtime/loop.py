@@ -31,7 +31,7 @@ class LoopConfig:
     num_steps: int
     # examples per step, over all processes and accumulated parts
     batch_size: int = 64
-    # parts that a step's batch is divided into, to fit in memory
+    # parts that a step's batch is divided into, to fit in memory; each holds examples of like length
     num_accumulated: int = 1
     # arithmetic of the forward pass; bf16 wants a GPU, or a CPU with bf16 units
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -78,6 +78,10 @@ class Objective(Protocol):
 
     def dataset(self) -> Any:
         """Map-style; its keys are (epoch, index)."""
+        ...
+
+    def length(self, item: Any) -> int:
+        """What an item costs when a part is padded to its longest; constant where nothing is padded."""
         ...
 
     def collate(self, items: list[Any]) -> dict[str, Tensor]:
@@ -185,19 +189,33 @@ def train(config: Training) -> Path:
 
 
 def _loader(objective: Objective, loop: LoopConfig, step: int, accelerator: Any) -> Any:
-    """This process's batches from step `step` on, one for each accumulated part."""
+    """This process's share of every batch from step `step` on, each as a list of its accumulated parts.
+
+    Items of like length come into one part: what is padded to the longest of a part is then little.
+    """
     dataset = objective.dataset()
     sampler = StepSampler(
         len(dataset),
-        loop.batch_size // loop.num_accumulated,
+        loop.batch_size,
         loop.seed,
-        start=step * loop.num_accumulated,
-        stop=loop.num_steps * loop.num_accumulated,
+        start=step,
+        stop=loop.num_steps,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    pin = accelerator.device.type == "cuda"
-    return step_loader(dataset, sampler, objective.collate, loop.num_workers, pin)
+    share = loop.batch_size // accelerator.num_processes
+    if share % loop.num_accumulated:
+        raise ValueError(
+            f"each of {accelerator.num_processes} processes gets {share} examples of a batch, which do not divide into "
+            f"{loop.num_accumulated} parts: choose another batch_size or num_accumulated"
+        )
+    size = share // loop.num_accumulated
+
+    def collate(items: list[Any]) -> list[dict[str, Tensor]]:
+        ordered = sorted(items, key=objective.length)
+        return [objective.collate(ordered[start : start + size]) for start in range(0, share, size)]
+
+    return step_loader(dataset, sampler, collate, loop.num_workers, pin=accelerator.device.type == "cuda")
 
 
 def _evaluate(objective: Objective, ema: EMA, step: int, out: Path, metrics: "Metrics", accelerator: Any) -> None:
@@ -212,9 +230,9 @@ def _forward_backward(
 ) -> dict[str, Any]:
     """Gradients of one step's batch, part by part; processes exchange them once, with the last part."""
     logs: dict[str, Any] = {}
-    for part in range(loop.num_accumulated):
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(batches).items()}
-        together = part == loop.num_accumulated - 1
+    for number, part in enumerate(next(batches), start=1):
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in part.items()}
+        together = number == loop.num_accumulated
         with nullcontext() if together else accelerator.no_sync(model):
             loss, figures = model(**batch, step=step)
             accelerator.backward(loss / loop.num_accumulated)

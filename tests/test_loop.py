@@ -225,6 +225,9 @@ class LineObjective:
     def dataset(self) -> "Numbers":
         return Numbers()
 
+    def length(self, item: float) -> int:
+        return int(item)
+
     def collate(self, items: list[float]) -> dict[str, torch.Tensor]:
         return {"x": torch.tensor(items)}
 
@@ -408,10 +411,18 @@ def test_the_shares_of_processes_are_disjoint_and_cover_the_batch():
         assert sorted(key for part in parts for key in part) == sorted(batch)
 
 
-def test_parts_of_a_batch_are_the_batch():
-    whole = list(StepSampler(9, 6, seed=3, start=1, stop=4))
-    parts = list(StepSampler(9, 2, seed=3, start=3, stop=12))
-    assert [sum(parts[3 * step : 3 * step + 3], []) for step in range(3)] == whole
+def test_parts_of_a_batch_are_the_batch_and_hold_what_is_of_like_length():
+    class Alone:
+        process_index, num_processes, device = 0, 1, torch.device("cpu")
+
+    def batches(parts: int) -> list[list[list[float]]]:
+        settings = LoopConfig("x", num_steps=4, batch_size=6, num_accumulated=parts)
+        loader = runtime.loop._loader(LineObjective(10), settings, 1, Alone())
+        return [[part["x"].tolist() for part in batch] for batch in loader]
+
+    for whole, parts in zip(batches(1), batches(3), strict=True):
+        assert sum(parts, []) == whole[0] == sorted(whole[0])
+        assert [len(part) for part in parts] == [2, 2, 2]
 
 
 def test_no_examples_or_an_uneven_batch_are_refused():

@@ -122,6 +122,9 @@ class ReconstructionObjective:
     def dataset(self) -> "Pictures":
         return Pictures(self.source)
 
+    def length(self, item: np.ndarray) -> int:
+        return item.shape[0]
+
     def collate(self, items: list[np.ndarray]) -> dict[str, Tensor]:
         return {"images": to_images(np.stack(items))}
 
