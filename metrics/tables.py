@@ -68,7 +68,22 @@ def adherence() -> str:
     return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
 
 
-TABLES = {"adherence": adherence}
+def runs() -> str:
+    """What training gave on held-out data, for each config that was run in full."""
+    header = ["run", "steps", "hours", "PSNR, dB", "SSIM", "perplexity of codes", "loss a code, nats"]
+    figures = {"psnr": "{:.2f}", "ssim": "{:.3f}", "code_perplexity": "{:,.0f}", "image_loss": "{:.3f}"}
+    rows, notes = [], []
+    for name in ("shapes64", "cifar10"):
+        result = _read(f"runs-{name}")
+        for part, run in result["figures"].items():
+            judged = run["validation"]
+            shown = [form.format(judged[key]) if key in judged else "" for key, form in figures.items()]
+            rows.append([f"`configs/{name}.yaml`, {part}", f"{run['steps']:,}", f"{run['hours']}", *shown])
+        notes.append(f"`docs/results/runs-{name}.json` ({_machine(result)})")
+    return _markdown(header, rows) + f"\nConfigs, commits and curves: {', '.join(notes)}.\n"
+
+
+TABLES = {"adherence": adherence, "runs": runs}
 
 
 def _read(name: str) -> dict[str, Any]:
