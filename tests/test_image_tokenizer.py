@@ -14,7 +14,7 @@ from data.shapes.source import ShapesConfig
 from runtime.loop import LoopConfig
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss
+from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss, turn_hue
 from tokenizer.objective import ReconstructionLossConfig, Reconstructor, TokenizerTraining
 from tokenizer.quality import codebook_use, psnr, ssim
 from tokenizer.quantizer import CosineVQConfig, FSQConfig, LFQConfig, Quantizer, QuantizerConfig, SimVQConfig
@@ -369,3 +369,17 @@ def test_perceptual_weights_that_are_missing_or_misshapen_are_refused(tmp_path: 
         ValueError, match=r"features.0.weight should be of shape \(64, 3, 3, 3\), found \(32, 3, 3, 3\)"
     ):
         PerceptualDistance(path)
+
+
+def test_turning_the_hue_by_a_third_moves_red_to_green_and_leaves_grays_alone():
+    red, gray = torch.tensor([0.8, -0.8, -0.8]), torch.full((3,), 0.3)
+    images = torch.stack([red, red, gray])[:, :, None, None].expand(-1, -1, 2, 2)
+    turned = turn_hue(images, torch.tensor([0.0, 120.0, 77.0]))
+    for picture, colour in zip(turned, ([0.8, -0.8, -0.8], [-0.8, 0.8, -0.8], [0.3] * 3), strict=True):
+        torch.testing.assert_close(picture[:, 1, 0], torch.tensor(colour), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("degrees", [-1.0, 181.0, math.nan])
+def test_a_hue_jitter_out_of_range_is_refused(degrees: float):
+    with pytest.raises(ValueError, match="hue_jitter is .* between 0 and 180 degrees"):
+        ReconstructionLossConfig(hue_jitter=degrees)

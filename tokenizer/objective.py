@@ -35,6 +35,8 @@ class ReconstructionLossConfig:
     adversarial_start: int = 20_000
 
     def __post_init__(self) -> None:
+        if not 0 <= self.hue_jitter <= 180:
+            raise ValueError(f"hue_jitter is {self.hue_jitter}, but must lie between 0 and 180 degrees")
         if self.perceptual_weight and self.perceptual_weights is None:
             raise ValueError("perceptual_weight is set, but perceptual_weights names no file of VGG weights")
 
