@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="folder or hub id")
     parser.add_argument("--splits", nargs="+", help="splits of data.shapes (default: test and all held-out ones)")
     parser.add_argument("--num-prompts", type=int, default=1000, help="prompts of each split (default: 1000)")
-    parser.add_argument("--world", default="shapes64", help="world of data.shapes (default: shapes64)")
+    parser.add_argument("--world", help="world of data.shapes (default: that of the checkpoint's card)")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures that are drawn (default: 0)")
     parser.add_argument("--guidance", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
@@ -40,20 +40,24 @@ def main() -> None:
     started = time.perf_counter()
     plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
     settings = {name: getattr(arguments, name) for name in ("guidance", "temperature", "top_p", "min_p")}
+    world = arguments.world or _world(plantain.card)
+    if world is None:
+        parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes: say --world")
     figures = {}
     for split in arguments.splits or [split for split in SPLITS if split == "test" or split not in SHARES]:
-        figures[split] = measure(plantain, split, arguments.num_prompts, arguments.world, arguments.seed, settings)
+        figures[split] = measure(plantain, split, arguments.num_prompts, world, arguments.seed, settings)
         print(split, {name: value for name, value in figures[split].items() if name != "facts"}, flush=True)
     name = Path(arguments.checkpoint).name
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe), "settings": settings}
-    config |= {
-        "world": arguments.world,
-        "num_prompts": arguments.num_prompts,
-        "tokenizer": plantain.image_tokenizer.digest,
-    }
+    config |= {"world": world, "num_prompts": arguments.num_prompts, "tokenizer": plantain.image_tokenizer.digest}
     out = arguments.out or RESULTS / f"adherence-{name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)
     print(f"wrote {out}")
+
+
+def _world(card: dict[str, Any]) -> str | None:
+    """The world that a model was trained on, as its own run or its release wrote it down."""
+    return card.get("model", card).get("config", {}).get("data", {}).get("world")
 
 
 def measure(

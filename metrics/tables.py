@@ -3,7 +3,7 @@
     python -m metrics.tables           rewrites them
     python -m metrics.tables --check   fails if they are not as the results say
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; NAME is a function below.
+A table stands between `<!-- table NAME ARGUMENTS -->` and `<!-- end -->`; NAME is a function below.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 from metrics.record import RESULTS
 
 README = Path("README.md")
-_BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table (\w+)([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEANING = {
     "test": "same distribution as training",
     "pair": "colour-shape pairs never seen",
@@ -48,14 +48,14 @@ def fill(text: str) -> str:
     def table(match: re.Match[str]) -> str:
         if match[2] not in TABLES:
             raise ValueError(f"README.md wants a table {match[2]!r}, but there are only {', '.join(TABLES)}")
-        return match[1] + TABLES[match[2]]() + match[3]
+        return match[1] + TABLES[match[2]](*match[3].split()) + match[4]
 
     return _BLOCK.sub(table, text)
 
 
-def adherence() -> str:
-    """Prompt adherence of the shipped model, by split."""
-    result = _read("adherence-shapes")
+def adherence(checkpoint: str) -> str:
+    """Prompt adherence of a shipped checkpoint, by split."""
+    result = _read(f"adherence-{checkpoint}")
     kinds = ("count", "shape", "colour", "size", "relation", "corner", "background")
     header = ["prompts", "all facts right", "ceiling", *kinds]
     rows = []
@@ -68,12 +68,12 @@ def adherence() -> str:
     return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
 
 
-def runs() -> str:
-    """What training gave on held-out data, for each config that was run in full."""
+def runs(*configs: str) -> str:
+    """What training gave on held-out data, for configs that were run in full."""
     header = ["run", "steps", "hours", "PSNR, dB", "SSIM", "perplexity of codes", "loss a code, nats"]
     figures = {"psnr": "{:.2f}", "ssim": "{:.3f}", "code_perplexity": "{:,.0f}", "image_loss": "{:.3f}"}
     rows, notes = [], []
-    for name in ("shapes64", "cifar10"):
+    for name in configs:
         result = _read(f"runs-{name}")
         for part, run in result["figures"].items():
             judged = run["validation"]

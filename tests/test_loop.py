@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,26 @@ def test_a_run_killed_and_restarted_ends_with_the_same_weights_bit_for_bit(
 def test_a_run_that_finds_its_codes_in_the_cache_is_that_which_encoded_them(model_training: Callable, tmp_path: Path):
     first, second = (train(model_training(tmp_path / name, num_steps=1)) for name in ("first", "second"))
     assert digest(first) == digest(second)
+
+
+@pytest.mark.compile
+@pytest.mark.skipif(shutil.which("g++") is None and not torch.cuda.is_available(), reason="no compiler")
+@pytest.mark.parametrize("kind", ["tokenizer", "model"])
+def test_a_compiled_run_learns_as_an_ordinary_one(kind: str, model_training: Callable, tmp_path: Path):
+    make = {"tokenizer": tokenizer_training, "model": model_training}[kind]
+    runs = []
+    for compiled in (False, True):
+        out = tmp_path / f"compiled-{compiled}"
+        train(make(out, num_steps=4, compile=compiled))
+        runs.append([line["loss"] for line in figures(out) if line["part"] == "train"])
+    ordinary, compiled = runs
+    assert compiled == pytest.approx(ordinary, rel=1e-3)
+    assert len(compiled) == 4
+
+
+def test_compiling_beside_a_discriminator_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="adversarial_weight"):
+        tokenizer_training(tmp_path, loss=ADVERSARIAL, compile=True)
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):

@@ -51,6 +51,13 @@ class TokenizerTraining:
     network: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
 
+    def __post_init__(self) -> None:
+        if self.loop.compile and self.loss.adversarial_weight:
+            raise ValueError(
+                "loop.compile does not go with loss.adversarial_weight, which asks for gradients in the forward pass: "
+                "set one of them to false or 0"
+            )
+
     def build(self, device: torch.device) -> "ReconstructionObjective":
         return ReconstructionObjective(self)
 
