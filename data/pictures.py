@@ -27,6 +27,19 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
 
+def turn_hue(images: Float[Tensor, "b 3 H W"], degrees: Float[Tensor, " b"]) -> Float[Tensor, "b 3 H W"]:
+    """Turns the colours of each image around the axis of grays, which stay as they are; clipped to [-1, 1].
+
+    Source: Rodrigues' rotation formula, for the axis (1, 1, 1) / sqrt(3).
+    """
+    angles = torch.deg2rad(degrees).to(images.device)[:, None, None]
+    one = torch.eye(3, device=images.device)
+    mean = torch.full((3, 3), 1 / 3, device=images.device)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / math.sqrt(3)
+    turn = angles.cos() * one + angles.sin() * cross + (1 - angles.cos()) * mean
+    return torch.einsum("bij,bjhw->bihw", turn, images).clamp(-1, 1)
+
+
 def grid(pixels: UInt8[np.ndarray, "b H W 3"], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Pictures of one size side by side, as square as may be unless `columns` is given."""
     count, height, width, _ = pixels.shape

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from data.pictures import turn_hue
 from data.shapes.source import ShapesConfig
 from runtime.loop import LoopConfig
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss, turn_hue
+from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss
 from tokenizer.objective import ReconstructionLossConfig, Reconstructor, TokenizerTraining
 from tokenizer.quality import codebook_use, psnr, ssim
 from tokenizer.quantizer import CosineVQConfig, FSQConfig, LFQConfig, Quantizer, QuantizerConfig, SimVQConfig

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,20 +19,18 @@ from torch import nn
 import model.objective
 import runtime.loop
 from data.codes import encode_source
-from data.loader import StepSampler, step_loader
 from data.shapes.source import ShapesConfig
-from model.objective import LanguageModel, ModelTraining, Sequences
+from model.objective import ModelTraining, Sequences
 from model.transformer import ModelConfig
 from runtime.ema import EMA
 from runtime.loop import LoopConfig, train
-from runtime.optimizer import Muon, OptimizerConfig, build_optimizers, orthogonalise
+from runtime.optimizer import OptimizerConfig
 from tokenizer.autoencoder import AutoencoderConfig
 from tokenizer.image import ImageTokenizerConfig
 from tokenizer.objective import ReconstructionLossConfig, TokenizerTraining
 from tokenizer.quantizer import CosineVQConfig, FSQConfig
-from tokenizer.sequence import pack
 from tokenizer.text import TextTokenizer
-from tokenizer.vocabulary import TEXT_START, Vocabulary
+from tokenizer.vocabulary import Vocabulary
 
 SHAPES = ShapesConfig(num_examples=10, image_size=32, world="shapes32", num_captions=2)
 FEW = replace(SHAPES, num_examples=2, split="val")
@@ -315,123 +312,6 @@ def test_a_batch_that_can_not_be_divided_is_refused():
         LoopConfig("x", 1, num_accumulated=3)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (1, 8)])
-def test_orthogonalising_moves_all_singular_values_near_one_and_keeps_their_directions(shape: tuple[int, int]):
-    generator = torch.Generator().manual_seed(0)
-    rank = min(shape)
-    left = torch.linalg.qr(torch.randn(shape[0], rank, generator=generator)).Q
-    right = torch.linalg.qr(torch.randn(shape[1], rank, generator=generator)).Q
-    matrix = 100 * left @ torch.logspace(-1.5, 0, rank).diag() @ right.T
-    result = orthogonalise(matrix)
-    values = torch.linalg.svdvals(result)
-    assert 0.5 <= values.min() and values.max() <= 1.5
-    torch.testing.assert_close(left @ (left.T @ result @ right).diag().diag() @ right.T, result, atol=1e-3, rtol=0)
-
-
-def test_matrices_orthogonalised_together_come_out_as_they_do_alone():
-    matrices = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor(
-        [[[1e-3]], [[1.0]], [[1e3]]]
-    )
-    together = orthogonalise(matrices)
-    for matrix, result in zip(matrices, together, strict=True):
-        torch.testing.assert_close(orthogonalise(matrix), result, atol=1e-3, rtol=0)
-
-
-def test_muons_update_is_the_formula_by_hand():
-    torch.manual_seed(0)
-    weight = nn.Parameter(torch.randn(8, 2, 1, 2))  # a kernel: a matrix of 8 x 4
-    first, second = torch.randn(2, 8, 2, 1, 2)
-    before = weight.detach().clone()
-    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5)
-    expected, average = before.clone(), torch.zeros_like(before)
-    for gradient in (first, second):
-        weight.grad = gradient.clone()
-        optimizer.step()
-        average = 0.9 * average + 0.1 * gradient
-        update = orthogonalise((0.1 * gradient + 0.9 * average).view(8, 4)) * math.sqrt(2)
-        expected = expected * (1 - 0.1 * 0.5) - 0.1 * update.view_as(expected)
-    torch.testing.assert_close(weight.detach(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_every_parameter_has_exactly_one_optimiser(tiny_transformer: Callable):
-    transformer = tiny_transformer(500)
-    outer = [transformer.embedding.weight, transformer.head.weight]
-    adam, muon = build_optimizers(transformer.named_parameters(), outer, OptimizerConfig())
-    groups = [group for optimizer in (adam, muon) for group in optimizer.param_groups]
-    counted = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(counted) == sorted(id(parameter) for parameter in transformer.parameters())
-    assert {id(p) for p in outer} <= {id(p) for group in adam.param_groups for p in group["params"]}
-    assert all(parameter.ndim == 2 for parameter in muon.param_groups[0]["params"])
-    for group in adam.param_groups:
-        assert all((parameter.ndim >= 2) == (group["weight_decay"] > 0) for parameter in group["params"])
-    assert [group["initial_lr"] for group in groups] == [1e-3, 1e-3, 0.02]
-    config = OptimizerConfig(muon_learning_rate=None)
-    assert len(build_optimizers(transformer.named_parameters(), outer, config)) == 1
-
-
-def test_the_average_is_as_by_hand():
-    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, affine=False))
-    nn.init.constant_(model[0].weight, 2.0)
-    ema = EMA(model, decay=0.5)
-    expected = 2.0
-    for step, value in enumerate((4.0, -1.0, 7.0, 3.0, 3.0, 0.0, 1.0, 5.0, 9.0, 2.0)):
-        nn.init.constant_(model[0].weight, value)
-        model[1].running_mean.fill_(value)
-        ema.update(model, step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * value
-        assert float(ema.module[0].weight.detach()) == pytest.approx(expected, rel=1e-5)
-        assert float(ema.module[1].running_mean) == value  # buffers are copied
-    assert decay == 0.5 and float(model[0].weight.detach()) == 2.0
-    assert not any(parameter.requires_grad for parameter in ema.module.parameters())
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (dict(warmup_steps=4, decay_share=0.5), [0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]),
-        (dict(warmup_steps=0, decay_share=0.2), [1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5]),
-        (dict(warmup_steps=0, decay_share=0.2, final_factor=0.5), [1, 1, 1, 1, 1, 1, 1, 1, 1, 0.75]),
-        (dict(warmup_steps=0, decay_share=0.0), [1] * 10),
-        (
-            dict(warmup_steps=1, schedule="cosine"),
-            [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)],
-        ),
-        (
-            dict(warmup_steps=2, schedule="cosine", final_factor=0.1),
-            [(1, 0.5)[step == 0] * (0.1 + 0.9 * (1 + math.cos(math.pi * step / 10)) / 2) for step in range(10)],
-        ),
-    ],
-)
-def test_the_schedule_is_as_by_hand(settings: dict, expected: list[float]):
-    config = OptimizerConfig(**settings)
-    assert [config.factor(step, 10) for step in range(10)] == pytest.approx(expected)
-
-
-def test_each_epoch_is_a_permutation_of_its_own():
-    keys = [key for batch in StepSampler(10, 4, seed=0, start=0, stop=10) for key in batch]
-    assert [epoch for epoch, _ in keys] == [index // 10 for index in range(40)]
-    orders = [tuple(index for epoch, index in keys if epoch == wanted) for wanted in range(4)]
-    assert all(sorted(order) == list(range(10)) for order in orders) and len(set(orders)) == 4
-    assert keys != [key for batch in StepSampler(10, 4, seed=1, start=0, stop=10) for key in batch]
-
-
-def test_starting_at_a_step_is_skipping_the_steps_before_it():
-    whole = list(StepSampler(7, 4, seed=3, start=0, stop=12))
-    for start in range(12):
-        assert list(StepSampler(7, 4, seed=3, start=start, stop=12)) == whole[start:]
-    assert len(StepSampler(7, 4, seed=3, start=5, stop=12)) == 7
-
-
-def test_the_shares_of_processes_are_disjoint_and_cover_the_batch():
-    whole = list(StepSampler(9, 6, seed=3, start=2, stop=8))
-    shares = [list(StepSampler(9, 6, seed=3, start=2, stop=8, rank=rank, world=3)) for rank in range(3)]
-    for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert [len(part) for part in parts] == [2, 2, 2]
-        assert sorted(key for part in parts for key in part) == sorted(batch)
-
-
 def test_parts_of_a_batch_are_the_batch_and_hold_what_is_of_like_length():
     class Alone:
         process_index, num_processes, device = 0, 1, torch.device("cpu")
@@ -444,22 +324,6 @@ def test_parts_of_a_batch_are_the_batch_and_hold_what_is_of_like_length():
     for whole, parts in zip(batches(1), batches(3), strict=True):
         assert sum(parts, []) == whole[0] == sorted(whole[0])
         assert [len(part) for part in parts] == [2, 2, 2]
-
-
-def test_no_examples_or_an_uneven_batch_are_refused():
-    with pytest.raises(ValueError, match="no examples to train on"):
-        StepSampler(0, 4, seed=0, start=0, stop=1)
-    with pytest.raises(ValueError, match="batch_size 4 does not divide among 3 processes"):
-        StepSampler(8, 4, seed=0, start=0, stop=1, world=3)
-
-
-def test_workers_change_neither_batches_nor_their_order():
-    def batches(num_workers: int) -> list[list[float]]:
-        sampler = StepSampler(7, 3, seed=0, start=1, stop=6)
-        return [[float(x) for x in batch] for batch in step_loader(Numbers(), sampler, list, num_workers, pin=False)]
-
-    expected = [[1.0 + index for _, index in keys] for keys in StepSampler(7, 3, seed=0, start=1, stop=6)]
-    assert batches(0) == batches(2) == expected
 
 
 @pytest.fixture
@@ -502,59 +366,3 @@ def test_an_example_longer_than_the_model_reads_is_refused(sequences: Callable):
     dataset.codes = [{"codes": [[1]], "captions": ["q" * 200]}]
     with pytest.raises(ValueError, match=r"example 0 is 207 ids long, but network.max_length is 160"):
         dataset[0, 0]
-
-
-def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
-    """Id by id: weights, blocks and z-loss all belong to the id that is predicted; examples count alike."""
-    vocabulary = Vocabulary(num_text=256, codebook_size=5)
-    transformer = tiny_transformer(vocabulary.size)
-    model = LanguageModel(transformer, vocabulary, z_loss=0.01)
-    from tasks.text_to_image import text_to_image
-
-    codes = np.array([[0, 4], [2, 1]])
-    packs = [
-        pack(text_to_image(text, codes, 0.25), vocabulary, "grid")
-        for text in ([TEXT_START + 3, TEXT_START + 9], [], [TEXT_START + 200])
-    ]
-    means, losses = [], {"image": [], "text": []}
-    for packed in packs:
-        total, weight = 0.0, 0.0
-        hidden = transformer(torch.from_numpy(packed.ids)[None], torch.from_numpy(packed.positions)[None])
-        logits = transformer.logits(hidden)[0].detach()
-        for place in range(1, len(packed.ids)):
-            if packed.weights[place] == 0:
-                continue
-            block = vocabulary.image_block if packed.is_image[place] else vocabulary.text_block
-            allowed = logits[place - 1, block].double()
-            normaliser = math.log(allowed.exp().sum())
-            loss = normaliser - float(logits[place - 1, packed.ids[place]])
-            losses["image" if packed.is_image[place] else "text"].append(loss)
-            total += packed.weights[place] * (loss + 0.01 * normaliser**2)
-            weight += packed.weights[place]
-        means.append(total / weight)
-    assert weight == pytest.approx((4 + 2) + 0.25)  # the codes, <image> and <end>, and the last caption's one id
-
-    longest = max(len(packed.ids) for packed in packs) + 2
-    batch = {name: [] for name in packs[0]._fields}
-    for packed in packs:
-        for name in batch:
-            part = torch.from_numpy(getattr(packed, name))
-            padding = torch.zeros((longest - len(part), *part.shape[1:]), dtype=part.dtype)
-            batch[name].append(torch.cat([part, padding]))
-    found, figures = model(**{name: torch.stack(parts) for name, parts in batch.items()}, step=0)
-    assert float(found.detach()) == pytest.approx(np.mean(means), rel=1e-5)
-    assert float(figures["image_loss"]) == pytest.approx(np.mean(losses["image"]), rel=1e-5)
-    assert float(figures["text_loss"]) == pytest.approx(np.mean(losses["text"]), rel=1e-5)
-
-
-def test_an_untrained_model_is_as_unsure_as_its_vocabulary_is_large():
-    from model.transformer import Transformer
-
-    torch.manual_seed(0)
-    vocabulary = Vocabulary(num_text=256, codebook_size=500)
-    config = ModelConfig(dim=32, depth=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, max_length=64)
-    model = LanguageModel(Transformer(config, vocabulary.size), vocabulary, z_loss=0.0)
-    ids = torch.randint(vocabulary.image_start, vocabulary.size, (4, 30))
-    positions = torch.arange(30)[None, :, None].expand(4, 30, 2)
-    loss, _ = model(ids, positions, torch.ones(4, 30), ids >= vocabulary.image_start, step=0)
-    assert float(loss.detach()) == pytest.approx(math.log(500), rel=0.02)

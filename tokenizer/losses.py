@@ -1,6 +1,5 @@
 """What a reconstruction is judged by while the image tokenizer learns; one function for each term."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -114,16 +113,3 @@ def hinge_loss(real: Tensor, reconstructed: Tensor) -> Float[Tensor, ""]:
     Source: Lim and Ye, "Geometric GAN", section 4.
     """
     return (F.relu(1 - real).mean() + F.relu(1 + reconstructed).mean()) / 2
-
-
-def turn_hue(images: Float[Tensor, "b 3 H W"], degrees: Float[Tensor, " b"]) -> Float[Tensor, "b 3 H W"]:
-    """Turns the colours of each image around the axis of grays, which stay as they are; clipped to [-1, 1].
-
-    Source: Rodrigues' rotation formula, for the axis (1, 1, 1) / sqrt(3).
-    """
-    angles = torch.deg2rad(degrees).to(images.device)[:, None, None]
-    one = torch.eye(3, device=images.device)
-    mean = torch.full((3, 3), 1 / 3, device=images.device)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / math.sqrt(3)
-    turn = angles.cos() * one + angles.sin() * cross + (1 - angles.cos()) * mean
-    return torch.einsum("bij,bjhw->bihw", turn, images).clamp(-1, 1)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.pictures import grid, to_images, to_pixels
+from data.pictures import grid, to_images, to_pixels, turn_hue
 from data.sources import SourceConfig, open_source
 from runtime.loop import LoopConfig
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss, turn_hue
+from tokenizer.losses import PatchDiscriminator, PerceptualDistance, hinge_loss, pixel_loss
 from tokenizer.quality import codebook_use, psnr, ssim
 
 

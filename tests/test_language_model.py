@@ -1,0 +1,69 @@
+"""The loss of the autoregressive model, id by id."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from model.objective import LanguageModel
+from model.transformer import ModelConfig
+from tokenizer.sequence import pack
+from tokenizer.vocabulary import TEXT_START, Vocabulary
+
+
+def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
+    """Id by id: weights, blocks and z-loss all belong to the id that is predicted; examples count alike."""
+    vocabulary = Vocabulary(num_text=256, codebook_size=5)
+    transformer = tiny_transformer(vocabulary.size)
+    model = LanguageModel(transformer, vocabulary, z_loss=0.01)
+    from tasks.text_to_image import text_to_image
+
+    codes = np.array([[0, 4], [2, 1]])
+    packs = [
+        pack(text_to_image(text, codes, 0.25), vocabulary, "grid")
+        for text in ([TEXT_START + 3, TEXT_START + 9], [], [TEXT_START + 200])
+    ]
+    means, losses = [], {"image": [], "text": []}
+    for packed in packs:
+        total, weight = 0.0, 0.0
+        hidden = transformer(torch.from_numpy(packed.ids)[None], torch.from_numpy(packed.positions)[None])
+        logits = transformer.logits(hidden)[0].detach()
+        for place in range(1, len(packed.ids)):
+            if packed.weights[place] == 0:
+                continue
+            block = vocabulary.image_block if packed.is_image[place] else vocabulary.text_block
+            allowed = logits[place - 1, block].double()
+            normaliser = math.log(allowed.exp().sum())
+            loss = normaliser - float(logits[place - 1, packed.ids[place]])
+            losses["image" if packed.is_image[place] else "text"].append(loss)
+            total += packed.weights[place] * (loss + 0.01 * normaliser**2)
+            weight += packed.weights[place]
+        means.append(total / weight)
+    assert weight == pytest.approx((4 + 2) + 0.25)  # the codes, <image> and <end>, and the last caption's one id
+
+    longest = max(len(packed.ids) for packed in packs) + 2
+    batch = {name: [] for name in packs[0]._fields}
+    for packed in packs:
+        for name in batch:
+            part = torch.from_numpy(getattr(packed, name))
+            padding = torch.zeros((longest - len(part), *part.shape[1:]), dtype=part.dtype)
+            batch[name].append(torch.cat([part, padding]))
+    found, figures = model(**{name: torch.stack(parts) for name, parts in batch.items()}, step=0)
+    assert float(found.detach()) == pytest.approx(np.mean(means), rel=1e-5)
+    assert float(figures["image_loss"]) == pytest.approx(np.mean(losses["image"]), rel=1e-5)
+    assert float(figures["text_loss"]) == pytest.approx(np.mean(losses["text"]), rel=1e-5)
+
+
+def test_an_untrained_model_is_as_unsure_as_its_vocabulary_is_large():
+    from model.transformer import Transformer
+
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(num_text=256, codebook_size=500)
+    config = ModelConfig(dim=32, depth=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, max_length=64)
+    model = LanguageModel(Transformer(config, vocabulary.size), vocabulary, z_loss=0.0)
+    ids = torch.randint(vocabulary.image_start, vocabulary.size, (4, 30))
+    positions = torch.arange(30)[None, :, None].expand(4, 30, 2)
+    loss, _ = model(ids, positions, torch.ones(4, 30), ids >= vocabulary.image_start, step=0)
+    assert float(loss.detach()) == pytest.approx(math.log(500), rel=0.02)
