@@ -120,10 +120,12 @@ def train(config: Training) -> Path:
         ValueError: `out` holds a run of another config, or the loss is no longer finite.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
     from tqdm import tqdm
 
     loop, out = config.loop, Path(config.loop.out)
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    AcceleratorState._reset_state()  # else a run in this process keeps the precision of the one before it
     accelerator = Accelerator(
         mixed_precision="bf16" if loop.precision == "bf16" else "no",
         cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),

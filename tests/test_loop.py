@@ -147,6 +147,19 @@ def test_a_compiled_run_learns_as_an_ordinary_one(kind: str, model_training: Cal
     assert len(compiled) == 4
 
 
+@pytest.mark.parametrize("kind", ["tokenizer", "model"])
+def test_bf16_learns_as_fp32_does_but_for_rounding(kind: str, model_training: Callable, tmp_path: Path):
+    make = {"tokenizer": tokenizer_training, "model": model_training}[kind]
+    runs = []
+    for precision in ("fp32", "bf16"):
+        train(make(tmp_path / precision, num_steps=4, precision=precision))
+        runs.append([line["loss"] for line in figures(tmp_path / precision) if line["part"] == "train"])
+    exact, rounded = runs
+    assert rounded == pytest.approx(exact, rel=0.03) and rounded != exact
+    state = torch.load(tmp_path / "bf16" / "state.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
+
+
 def test_compiling_beside_a_discriminator_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="adversarial_weight"):
         tokenizer_training(tmp_path, loss=ADVERSARIAL, compile=True)
