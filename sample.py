@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--min-p", type=float, help="draw among codes at least this share as likely as the likeliest")
     parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, one that was trained (default: the first)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default: 64)")
+    parser.add_argument("--decoding", default="sequential", choices=("sequential", "jacobi"), help="same pictures")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--scale", type=int, default=4, help="enlargement of each pixel in the PNG (default: 4)")
     parser.add_argument("--out", type=Path, help="the PNG to write (default: a new file in outputs/)")
@@ -65,7 +66,17 @@ def main() -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            names = ("num_images", "seed", "guidance", "temperature", "top_k", "top_p", "min_p", "batch_size")
+            names = (
+                "num_images",
+                "seed",
+                "guidance",
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "batch_size",
+                "decoding",
+            )
             settings = {name: getattr(arguments, name) for name in names}
             result = plantain.generate(prompts, size=size, progress=progress, **settings)
         labels = [str(prompt) for prompt in result.prompts] if len(result.images) > 1 else []

@@ -1,21 +1,28 @@
-"""Drawing images token by token: read the prompts at once, then one code after another for the whole batch.
+"""Drawing images: read the prompts at once, then draw codes in order, one or several at each forward pass.
 
-    prompts --prefill--> hidden --draw--> code --decode_one--> hidden --draw--> code ...
+    prompts --prefill--> cache
+    ids of a window --read--> hidden --choose--> the ids after them --settle--> a window further on, until all is final
 
-Rows of a batch are independent: each has its own prompt length, seed and sample number, and comes out as it would
-alone.
+What is drawn for a place is a function of the ids before it: weights and settings are fixed, and so is the noise (see
+model.sampling). Sequential decoding has a window of one id. Jacobi decoding has a window of which only the first id is
+known and the others are guessed: what is drawn where all before it was guessed right is what sequential decoding would
+have drawn, so it stays; the rest is the next pass's guess. Both give the same picture.
+
+Rows of a batch are independent: each has its own prompt, grid, settings, seed and sample number, and comes out as it
+would alone.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from model.cache import Cache
-from model.sampling import SamplingConfig, draw, guide
+from model.sampling import SamplingConfig, Settings, draw, guide, stack
 from model.transformer import Transformer
 from tokenizer.sequence import ImageSegment, Packed, Positions, Segment, pack
 from tokenizer.vocabulary import Vocabulary
@@ -23,14 +30,40 @@ from tokenizer.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class ImageRequest:
-    """One picture to draw: what comes before it, and which noise it gets."""
+    """One picture to draw: what comes before it, its size, how its codes are chosen, and which noise it gets."""
 
     # the condition, in reading order; empty for an unconditional picture
     segments: Sequence[Segment]
+    # (rows, columns) of codes
+    grid: tuple[int, int]
+    sampling: SamplingConfig
     # chosen by the user
     seed: int
     # number of this picture under the seed
     sample: int
+
+
+class Drawn(NamedTuple):
+    """Pictures as far as they have come."""
+
+    # in raster order; row i is final up to counts[i], then it is guesses, and padding after its last code
+    codes: Int[Tensor, "b n"]
+    # how many codes of each picture are final
+    counts: Int[Tensor, " b"]
+
+
+class Streams(NamedTuple):
+    """What is read: a sequence for each request, then one without its condition for each request that is guided."""
+
+    # prefixes, then codes as far as they are drawn or guessed, then padding
+    ids: Int[Tensor, "s t"]
+    positions: Int[Tensor, "s t 2"]
+    # index of the last id before the codes
+    last: Int[Tensor, " s"]
+    num_codes: Int[Tensor, " s"]
+    columns: Int[Tensor, " s"]
+    # the request that a stream belongs to
+    owner: Int[Tensor, " s"]
 
 
 def open_image(
@@ -46,87 +79,213 @@ def open_image(
     return Packed(*(part[:start] for part in packed)), packed.positions[start:-1]
 
 
-def prefill(transformer: Transformer, prefixes: Sequence[Packed], cache: Cache) -> Float[Tensor, "b d"]:
-    """Reads all prompts in one forward pass, padded on the right; returns each one's last hidden state."""
-    device = transformer.head.weight.device
-    longest = max(len(prefix.ids) for prefix in prefixes)
-    ids = torch.zeros(len(prefixes), longest, dtype=torch.long)
-    positions = torch.zeros(len(prefixes), longest, 2, dtype=torch.long)
-    for row, prefix in enumerate(prefixes):
-        ids[row, : len(prefix.ids)] = torch.from_numpy(prefix.ids)
-        positions[row, : len(prefix.ids)] = torch.from_numpy(prefix.positions)
-    slots = torch.arange(longest).expand(len(prefixes), -1)
-    hidden = transformer(ids.to(device), positions.to(device), cache, slots.to(device), limit=longest)
-    last = torch.tensor([len(prefix.ids) - 1 for prefix in prefixes], device=device)
-    return hidden[torch.arange(len(prefixes), device=device), last]
+def open_streams(
+    requests: Sequence[ImageRequest],
+    vocabulary: Vocabulary,
+    positions: Positions,
+    padding: int,
+    device: torch.device,
+) -> Streams:
+    """Lays out all sequences at the length of the longest prefix and the largest grid, and `padding` ids more."""
+    owner = [*range(len(requests)), *(i for i, request in enumerate(requests) if request.sampling.guidance != 1)]
+    layouts: dict[tuple[int, tuple[int, int]], tuple[Packed, np.ndarray]] = {}
+    opened = []
+    for stream, index in enumerate(owner):
+        segments = requests[index].segments if stream < len(requests) else ()
+        key = id(segments), requests[index].grid
+        if key not in layouts:
+            layouts[key] = open_image(segments, requests[index].grid, vocabulary, positions)
+        opened.append(layouts[key])
+    total = max(len(prefix.ids) for prefix, _ in opened) + max(len(places) for _, places in opened) + padding
+    ids = torch.full((len(owner), total), vocabulary.image_start)
+    where = torch.zeros(len(owner), total, 2, dtype=torch.long)
+    for stream, (prefix, places) in enumerate(opened):
+        ids[stream, : len(prefix.ids)] = torch.from_numpy(prefix.ids)
+        whole = np.concatenate([prefix.positions, places])
+        where[stream, : len(whole)] = torch.from_numpy(whole)
+    last = torch.tensor([len(prefix.ids) - 1 for prefix, _ in opened])
+    grids = torch.tensor([requests[index].grid for index in owner])
+    return Streams(
+        ids.to(device),
+        where.to(device),
+        last.to(device),
+        num_codes=grids.prod(1).to(device),
+        columns=grids[:, 1].to(device),
+        owner=torch.tensor(owner, device=device),
+    )
 
 
-def decode_one(
+def prefill(transformer: Transformer, streams: Streams, cache: Cache) -> None:
+    """Reads all prefixes in one pass, but for the longest's last id, with which drawing begins.
+
+    After a shorter prefix it reads guesses too; they are read again before anything attends to them.
+    """
+    longest = int(streams.last.max())
+    slots = torch.arange(longest, device=streams.ids.device).expand(len(streams.ids), -1)
+    transformer(streams.ids[:, :longest], streams.positions[:, :longest], cache, slots, longest)
+
+
+def read(
+    transformer: Transformer, streams: Streams, slots: Int[Tensor, "s w"], cache: Cache, limit: int
+) -> Float[Tensor, "s w d"]:
+    """Reads the ids at these slots, all below `limit`; returns the hidden states that predict those after them."""
+    ids = streams.ids.gather(1, slots)
+    positions = streams.positions.gather(1, slots[:, :, None].expand(-1, -1, 2))
+    return transformer(ids, positions, cache, slots, limit)
+
+
+class Choice(NamedTuple):
+    """How the rows of a batch choose their ids."""
+
+    settings: Settings
+    seeds: Int[Tensor, " b"]
+    samples: Int[Tensor, " b"]
+    # the rows that are guided, in the order of their second streams
+    guided: Int[Tensor, " g"]
+
+
+def choice_of(requests: Sequence[ImageRequest], streams: Streams) -> Choice:
+    """What the requests say, on the streams' device."""
+    device = streams.ids.device
+    seeds, samples = ([getattr(request, name) for request in requests] for name in ("seed", "sample"))
+    return Choice(
+        stack([request.sampling for request in requests], device),
+        torch.tensor(seeds, device=device),
+        torch.tensor(samples, device=device),
+        streams.owner[len(requests) :],
+    )
+
+
+def choose(
     transformer: Transformer,
-    ids: Int[Tensor, " b"],
-    positions: Int[Tensor, "b 2"],
-    slots: Int[Tensor, " b"],
+    block: slice,
+    choice: Choice,
+    hidden: Float[Tensor, "s w d"],
+    places: Int[Tensor, "b w"],
+) -> tuple[Int[Tensor, "b w"], Bool[Tensor, "b w"]]:
+    """An id of the block for each place, from the hidden state before it, and whether its logits are finite.
+
+    Places are indices into a row's own sequence.
+    """
+    batch, width = places.shape
+    conditional, unconditional = hidden[:batch], hidden[batch:]
+    if len(choice.guided):
+        scale = choice.settings.guidance[choice.guided, :, None]
+        pushed = guide(conditional[choice.guided], unconditional, scale).type_as(hidden)
+        conditional = conditional.index_copy(0, choice.guided, pushed)
+    logits = transformer.logits(conditional, block)
+    seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
+    settings = choice.settings.repeat(width)
+    ids = draw(logits.flatten(0, 1), settings, seeds, samples, places.flatten(), block.start)
+    return ids.view(batch, width), logits.isfinite().all(-1)
+
+
+def settle(
+    streams: Streams, places: Int[Tensor, "s w"], drawn: Int[Tensor, "b w"], counts: Int[Tensor, " b"]
+) -> Int[Tensor, " b"]:
+    """Writes what was drawn and guesses what the next window adds; returns how many codes of each row are final now.
+
+    The first drawn id is final, and each after it if all ids before it had been guessed right.
+    """
+    width = drawn.shape[1]
+    right = (drawn == streams.ids[: len(drawn)].gather(1, places[: len(drawn)])).cumprod(1).sum(1)
+    streams.ids.scatter_(1, places, drawn[streams.owner])
+    if width > 1:
+        # A new place is guessed to hold what the one above it holds; in the first row, what was drawn last.
+        new = places + width
+        above = new - streams.columns[:, None]
+        source = torch.where(above > streams.last[:, None], above, places[:, -1:])
+        streams.ids.scatter_(1, new, streams.ids.gather(1, source))
+    return torch.minimum(counts + (right + 1).clamp(max=width), streams.num_codes[: len(drawn)])
+
+
+def step(
+    transformer: Transformer,
+    block: slice,
+    streams: Streams,
+    choice: Choice,
+    counts: Int[Tensor, " b"],
     cache: Cache,
+    width: int,
     limit: int,
-) -> Float[Tensor, "b d"]:
-    """Reads one more id of every row; returns the hidden states that predict the next."""
-    return transformer(ids[:, None], positions[:, None], cache, slots[:, None], limit)[:, 0]
+) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+    """One pass: reads a window of every stream, draws what follows and settles it.
+
+    Nothing in it waits for a device, so that it can be compiled whole.
+
+    Returns:
+        How many codes of each row are final now, and each row's first place whose logits are not finite.
+    """
+    slots = streams.last[:, None] + counts[streams.owner, None] + torch.arange(width, device=counts.device)
+    hidden = read(transformer, streams, slots, cache, limit)
+    places = slots[: len(counts)] + 1
+    drawn, finite = choose(transformer, block, choice, hidden, places)
+    broken = places.masked_fill(finite, _NOWHERE).amin(1)
+    return settle(streams, slots + 1, drawn, counts), broken
 
 
 @torch.inference_mode()
 def draw_images(
-    transformer: Transformer,
-    vocabulary: Vocabulary,
-    requests: Sequence[ImageRequest],
-    grid: tuple[int, int],
-    sampling: SamplingConfig,
-) -> Iterator[Int[Tensor, " b"]]:
-    """Draws one image for every request, sequentially.
-
-    With guidance, the batch also holds each request without its condition; both halves read the same codes.
+    transformer: Transformer, vocabulary: Vocabulary, requests: Sequence[ImageRequest], window: int = 1
+) -> Iterator[Drawn]:
+    """Draws one image for every request.
 
     Args:
         transformer: In eval mode.
         vocabulary: Its id table.
         requests: The rows of the batch.
-        grid: (rows, columns) of codes.
-        sampling: How ids are chosen.
+        window: Codes of each picture that a forward pass draws: 1 is sequential decoding, more is Jacobi decoding. The
+            pictures are the same; the passes are fewer, and each costs more.
 
     Yields:
-        The next code of every image, row by row of the grid: rows x columns times.
+        The codes after every pass.
 
     Raises:
-        ValueError: A prompt leaves no room for the image, or the model's logits are not finite.
-    """
-    config, device = transformer.config, transformer.head.weight.device
-    guided = sampling.guidance != 1
-    sequences = [request.segments for request in requests] + [()] * (len(requests) if guided else 0)
-    distinct = {id(segments): segments for segments in sequences}
-    layouts = {key: open_image(segments, grid, vocabulary, config.positions) for key, segments in distinct.items()}
-    opened = [layouts[id(segments)] for segments in sequences]
-    prefixes = [prefix for prefix, _ in opened]
-    num_codes = grid[0] * grid[1]
-    longest = max(len(prefix.ids) for prefix in prefixes)
-    if longest + num_codes > config.max_length:
-        raise ValueError(
-            f"a prompt of {longest} ids and an image of {num_codes} codes exceed the model's {config.max_length} ids: "
-            "shorten the prompt"
-        )
-    lengths = torch.tensor([len(prefix.ids) for prefix in prefixes], device=device)
-    places = torch.from_numpy(np.stack([places for _, places in opened])).to(device)
-    seeds = torch.tensor([request.seed for request in requests], device=device)
-    samples = torch.tensor([request.sample for request in requests], device=device)
-    cache = transformer.new_cache(len(prefixes), longest + num_codes)
-    hidden = prefill(transformer, prefixes, cache)
+        ValueError: The window is below one, a prompt leaves no room for the image, or logits are not finite.
 
-    for step in range(num_codes):
-        if guided:
-            hidden = guide(*hidden.chunk(2), sampling.guidance).type_as(hidden)
-        logits = transformer.logits(hidden, vocabulary.image_block)
-        if not bool(logits.isfinite().all()):
-            raise ValueError(f"the model's logits for code {step} are not finite: its weights are damaged")
-        drawn = draw(logits, sampling, seeds, samples, lengths[: len(requests)] + step, vocabulary.image_start)
-        yield drawn - vocabulary.image_start
-        if step < num_codes - 1:
-            ids = drawn.repeat(2) if guided else drawn
-            hidden = decode_one(transformer, ids, places[:, step], lengths + step, cache, longest + step + 1)
+    Source: Wiggers and Hoogeboom, "Predictive Sampling with Forecasting Autoregressive Models", section 3.
+    """
+    if window < 1:
+        raise ValueError(f"window is {window}, but must be at least 1, which is sequential decoding")
+    config, device, batch = transformer.config, transformer.head.weight.device, len(requests)
+    streams = open_streams(requests, vocabulary, config.positions, 2 * window, device)
+    lengths, sizes = streams.last + 1, streams.num_codes
+    if (excess := int((lengths + sizes).max()) - config.max_length) > 0:
+        row = int((lengths + sizes).argmax())
+        raise ValueError(
+            f"a prompt of {lengths[row]} ids and an image of {sizes[row]} codes exceed the model's {config.max_length} "
+            f"ids by {excess}: shorten the prompt"
+        )
+    cache = transformer.new_cache(*streams.ids.shape)
+    prefill(transformer, streams, cache)
+
+    choice = choice_of(requests, streams)
+    longest, most = int(lengths.max()), int(sizes.max())
+    places = lengths[:batch, None] + torch.arange(most, device=device)
+    counts, left, passes = torch.zeros(batch, dtype=torch.long, device=device), most, 0
+    while left:
+        width = min(window, left)
+        limit = min(longest + passes * window + width, cache.max_length)
+        counts, broken = step(transformer, vocabulary.image_block, streams, choice, counts, cache, width, limit)
+        _check(broken)
+        passes += 1
+        left = left - 1 if window == 1 else int((sizes[:batch] - counts).max())
+        yield Drawn(streams.ids[:batch].gather(1, places) - vocabulary.image_start, counts)
+
+
+_NOWHERE = 2**62
+
+
+def _check(broken: Int[Tensor, " b"]) -> None:
+    if (place := int(broken.min())) < _NOWHERE:
+        raise ValueError(
+            f"the model's logits for id {place} of picture {int(broken.argmin())}'s sequence are not finite: its "
+            "weights are damaged"
+        )
+
+
+def jacobi_window(device: torch.device, requests: Sequence[ImageRequest]) -> int:
+    """A window that pays: as wide as the machine reads for little more than one id, shared by the batch's streams."""
+    spare = {"cuda": 256, "cpu": 16}.get(device.type, 32)
+    streams = sum(2 if request.sampling.guidance != 1 else 1 for request in requests)
+    return max(1, min(32, spare // streams))

@@ -1,10 +1,10 @@
 """Plantain: the transformer, its id table and both tokenizers as one thing that takes prompts and gives pictures."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.pictures import to_pixels
-from model.generate import ImageRequest, draw_images
+from model.generate import Drawn, ImageRequest, draw_images, jacobi_window
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
 from runtime.checkpoint import load_folder, load_weights, save_folder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
+Decoding = Literal["sequential", "jacobi"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -48,6 +49,19 @@ class Generation:
     sampling: SamplingConfig
     # from the call to the last pixel
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """One picture of a stream, as far as it has come."""
+
+    # which of the call's pictures, in the order in which `generate` returns them
+    picture: int
+    # those of the grid's codes that are final, in raster order
+    codes: Int[np.ndarray, " _"]
+    # what its finished rows of codes show; the rest is gray
+    image: "Image"
+    finished: bool
 
 
 class Plantain:
@@ -168,11 +182,14 @@ class Plantain:
         min_p: float | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
+        decoding: Decoding = "sequential",
+        window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Draws pictures of prompts.
 
-        Picture i of a prompt under a seed is the same whatever else is drawn with it, and however many at once.
+        Picture i of a prompt under a seed is the same whatever else is drawn with it, however many at once, and however
+        they are decoded.
 
         Args:
             prompt: What to draw, or several; None draws without a condition.
@@ -181,6 +198,8 @@ class Plantain:
             guidance, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the model's recipe.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once; more is faster and takes more memory.
+            decoding: `sequential` draws a code at each pass, `jacobi` as many as a window of guesses has right.
+            window: Codes of a picture that a pass of `jacobi` looks at; by default what suits device and batch.
             progress: Called with (codes drawn, codes in all) as they come.
 
         Returns:
@@ -190,28 +209,17 @@ class Plantain:
             ValueError: A prompt is empty or too long, a size was never trained, or a setting is out of range.
         """
         started = time.perf_counter()
-        settings = dict(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        sampling = replace(self.recipe, **{name: value for name, value in settings.items() if value is not None})
-        if num_images < 1 or batch_size < 1:
-            raise ValueError(f"num_images is {num_images} and batch_size {batch_size}: both must be at least 1")
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed is {seed}, but must be a whole number from 0 to 2^63 - 1")
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        grid = self._grid(size)
-        segments = [self._condition(text, grid) for text in prompts]
-        requests = [ImageRequest(condition, seed, number) for condition in segments for number in range(num_images)]
-        total, done = len(requests) * grid[0] * grid[1], 0
+        sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
+        prompts, requests = self._requests(prompt, num_images, seed, sampling, size)
         drawn: list[np.ndarray] = []
         images: list[np.ndarray] = []
-        for start in range(0, len(requests), batch_size):
-            batch = requests[start : start + batch_size]
-            steps = []
-            for codes in draw_images(self.transformer, self.vocabulary, batch, grid, sampling):
-                steps.append(codes)
-                done += len(batch)
+        total = sum(rows * columns for rows, columns in (request.grid for request in requests))
+        for batch in _batches(requests, batch_size):
+            before = sum(grid.size for grid in drawn)
+            for drawing in self._draw(batch, decoding, window):
                 if progress is not None:
-                    progress(done, total)
-            grids = torch.stack(steps, dim=1).view(len(batch), *grid)
+                    progress(before + int(drawing.counts.sum()), total)
+            grids = drawing.codes.view(len(batch), *batch[0].grid)
             images.extend(to_pixels(self.image_tokenizer.decode(grids)))
             drawn.extend(grids.cpu().numpy())
         return Generation(
@@ -224,6 +232,111 @@ class Plantain:
             sampling,
             time.perf_counter() - started,
         )
+
+    def stream(
+        self,
+        prompt: str | None | Sequence[str | None],
+        num_images: int = 1,
+        seed: int = 0,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 64,
+        decoding: Decoding = "sequential",
+        window: int | None = None,
+        preview_rows: int = 1,
+    ) -> Iterator[Progress]:
+        """Draws pictures of prompts and shows them while they grow; closing the iterator stops at once.
+
+        Args:
+            prompt, num_images, ..., window: As for `generate`, which draws the same pictures.
+            preview_rows: Rows of codes that a picture grows by from one of its events to the next.
+
+        Yields:
+            A picture, whenever it has grown; its last event is marked as finished.
+
+        Raises:
+            ValueError: As for `generate`, before anything is drawn.
+        """
+        if preview_rows < 1:
+            raise ValueError(f"preview_rows is {preview_rows}, but must be at least 1")
+        sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
+        _, requests = self._requests(prompt, num_images, seed, sampling, size)
+        return self._stream(_batches(requests, batch_size), decoding, window, preview_rows)
+
+    def _stream(
+        self,
+        batches: Iterable[list[ImageRequest]],
+        decoding: Decoding,
+        window: int | None,
+        preview_rows: int,
+    ) -> Iterator[Progress]:
+        first = 0
+        for batch in batches:
+            shown = [0] * len(batch)
+            for codes, counts in self._draw(batch, decoding, window):
+                for row, count in enumerate(counts.tolist()):
+                    rows, columns = batch[row].grid
+                    ready = count // columns
+                    if ready > shown[row] and (ready - shown[row] >= preview_rows or ready == rows):
+                        shown[row] = ready
+                        image = self._preview(codes[row, : ready * columns].view(ready, columns), rows)
+                        final = codes[row, :count].cpu().numpy()
+                        yield Progress(first + row, final, image, ready == rows)
+            first += len(batch)
+
+    def _sampling(
+        self,
+        guidance: float | None,
+        temperature: float | None,
+        top_k: int | None,
+        top_p: float | None,
+        min_p: float | None,
+    ) -> SamplingConfig:
+        """The recipe, but for what a call sets."""
+        settings = dict(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        return replace(self.recipe, **{name: value for name, value in settings.items() if value is not None})
+
+    def _requests(
+        self,
+        prompt: str | None | Sequence[str | None],
+        num_images: int,
+        seed: int,
+        sampling: SamplingConfig,
+        size: tuple[int, int] | None,
+    ) -> tuple[list[str | None], list[ImageRequest]]:
+        """The prompts, and for each of them one request for every picture."""
+        if num_images < 1:
+            raise ValueError(f"num_images is {num_images}, but must be at least 1")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}, but must be a whole number from 0 to 2^63 - 1")
+        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        grid = self._grid(size)
+        conditions = [self._condition(text, grid) for text in prompts]
+        return prompts, [
+            ImageRequest(segments, grid, sampling, seed, number)
+            for segments in conditions
+            for number in range(num_images)
+        ]
+
+    def _draw(self, batch: list[ImageRequest], decoding: Decoding, window: int | None) -> Iterator[Drawn]:
+        if decoding not in get_args(Decoding):
+            raise ValueError(f"decoding is {decoding!r}, but must be one of {', '.join(get_args(Decoding))}")
+        if decoding == "sequential":
+            window = 1
+        elif window is None:
+            window = jacobi_window(self.device, batch)
+        return draw_images(self.transformer, self.vocabulary, batch, window)
+
+    def _preview(self, codes: Int[Tensor, "h w"], rows: int) -> "Image":
+        """The first rows of a picture that will have `rows` of them, the rest gray."""
+        pixels = to_pixels(self.image_tokenizer.decode(codes[None]))[0]
+        whole = np.full((rows * self.image_tokenizer.stride, *pixels.shape[1:]), 128, np.uint8)
+        whole[: len(pixels)] = pixels
+        return _to_pil([whole])[0]
 
     def _condition(self, prompt: str | None, grid: tuple[int, int]) -> list[Segment]:
         if prompt is None:
@@ -252,6 +365,12 @@ class Plantain:
     def _sequence(self, condition: Sequence[Segment], codes: np.ndarray) -> np.ndarray:
         text = [token for segment in condition if isinstance(segment, TextSegment) for token in segment.ids]
         return pack(text_to_image(text, codes), self.vocabulary, self.transformer.config.positions).ids
+
+
+def _batches(requests: list[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+    return [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
 
 
 def _to_pil(images: Sequence[np.ndarray]) -> "list[Image]":

@@ -6,7 +6,9 @@ computed: alone or in a batch, all at once or streamed.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -46,28 +48,68 @@ class SamplingConfig:
             )
 
 
-def filter_logits(logits: Float[Tensor, "b v"], config: SamplingConfig) -> Float[Tensor, "b v"]:
+class Settings(NamedTuple):
+    """The settings of several rows, as tensors of shape (n, 1), and what of them concerns no row at all."""
+
+    guidance: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    # the largest top_k of any row
+    largest_k: int
+    # whether any row has a top_p below one
+    sorts: bool
+
+    def repeat(self, times: int) -> "Settings":
+        """Each row so many times in a row."""
+        if times == 1:
+            return self
+        return self._replace(**{name: getattr(self, name).repeat_interleave(times, dim=0) for name in self._fields[:5]})
+
+
+def stack(configs: Sequence[SamplingConfig], device: torch.device | str = "cpu") -> Settings:
+    """One row of settings for each config."""
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([[getattr(config, name)] for config in configs], device=device)
+
+    return Settings(
+        column("guidance"),
+        column("temperature"),
+        column("top_k"),
+        column("top_p"),
+        column("min_p"),
+        largest_k=max(config.top_k for config in configs),
+        sorts=any(config.top_p < 1 for config in configs),
+    )
+
+
+def filter_logits(logits: Float[Tensor, "n v"], settings: Settings) -> Float[Tensor, "n v"]:
     """Divides by the temperature, then sets to -inf what top-k, then top-p, then min-p exclude. Never all of a row.
+
+    At temperature zero nothing is divided: the likeliest id stays the likeliest.
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", section 3.1 (top-p); Nguyen et al.,
     "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs", section 3 (min-p).
     """
-    if config.temperature > 0:
-        logits = (logits - logits.amax(-1, keepdim=True)) / config.temperature  # shifted, or it could overflow
-    if 0 < config.top_k < logits.shape[-1]:
-        smallest = logits.topk(config.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
-    if config.top_p < 1:
+    divisor = settings.temperature.masked_fill(settings.temperature == 0, 1.0)
+    logits = (logits - logits.amax(-1, keepdim=True)) / divisor  # shifted, or it could overflow
+    if settings.largest_k:
+        k = settings.top_k.clamp(max=logits.shape[-1])
+        largest = logits.topk(min(settings.largest_k, logits.shape[-1]), dim=-1).values
+        smallest = largest.gather(-1, (k - 1).clamp(min=0).expand(len(logits), 1))
+        logits = logits.masked_fill((logits < smallest) & (k > 0), -math.inf)
+    if settings.sorts:
         ordered, order = logits.sort(dim=-1, descending=True)
         share = ordered.softmax(-1)
-        excluded = share.cumsum(-1) - share >= config.top_p  # what comes before it already holds enough
+        excluded = share.cumsum(-1) - share >= settings.top_p  # what comes before it already holds enough
+        excluded &= settings.top_p < 1
         logits = logits.masked_fill(torch.zeros_like(excluded).scatter(-1, order, excluded), -math.inf)
-    if config.min_p > 0:
-        logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(config.min_p), -math.inf)
-    return logits
+    return logits.masked_fill(logits < settings.min_p.log(), -math.inf)  # the likeliest is at zero
 
 
-def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
     """unconditional + guidance * (conditional - unconditional), in fp32.
 
     The head is linear without bias, so hidden states may be combined in place of logits, at half the head's work.
@@ -110,23 +152,21 @@ def gumbel_noise(
 
 
 def draw(
-    logits: Float[Tensor, "b v"],
-    config: SamplingConfig,
-    seeds: Int[Tensor, " b"],
-    samples: Int[Tensor, " b"],
-    positions: Int[Tensor, " b"],
+    logits: Float[Tensor, "n v"],
+    settings: Settings,
+    seeds: Int[Tensor, " n"],
+    samples: Int[Tensor, " n"],
+    positions: Int[Tensor, " n"],
     first_id: int,
-) -> Int[Tensor, " b"]:
+) -> Int[Tensor, " n"]:
     """One id for each row.
 
     Args:
         logits: Of the allowed ids, a block of the vocabulary.
-        config: The filters.
+        settings: The filters.
         seeds, samples, positions: See `gumbel_noise`.
         first_id: The vocabulary's entry that column 0 stands for.
     """
-    filtered = filter_logits(logits, config)
-    if config.temperature > 0:
-        ids = torch.arange(first_id, first_id + logits.shape[-1], device=logits.device)
-        filtered = filtered + gumbel_noise(seeds, samples, positions, ids)
-    return filtered.argmax(-1) + first_id
+    ids = torch.arange(first_id, first_id + logits.shape[-1], device=logits.device)
+    noise = gumbel_noise(seeds, samples, positions, ids) * (settings.temperature > 0)
+    return (filter_logits(logits, settings) + noise).argmax(-1) + first_id

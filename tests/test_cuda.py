@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.sampling import SamplingConfig, draw, gumbel_noise
+from model.sampling import SamplingConfig, draw, gumbel_noise, stack
 
 pytestmark = pytest.mark.cuda
 
@@ -22,8 +22,8 @@ def test_the_noise_is_the_same_on_gpu_and_cpu():
 def test_equal_logits_draw_equal_ids_on_gpu_and_cpu():
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
     config = SamplingConfig(temperature=0.8, top_k=100, top_p=0.9, min_p=0.01)
-    on_cpu = draw(logits, config, *arguments("cpu"), first_id=384)
-    on_gpu = draw(logits.cuda(), config, *arguments("cuda"), first_id=384)
+    on_cpu = draw(logits, stack([config]), *arguments("cpu"), first_id=384)
+    on_gpu = draw(logits.cuda(), stack([config], "cuda"), *arguments("cuda"), first_id=384)
     assert torch.equal(on_cpu, on_gpu.cpu())
 
 

@@ -1,15 +1,18 @@
 """Drawing: pictures come from exactly the model's distribution, each the same however it is computed."""
 
+import gc
 import itertools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 import model.generate
-from model.generate import ImageRequest, draw_images, open_image
-from model.sampling import SamplingConfig, filter_logits
+from model.generate import Drawn, ImageRequest, draw_images, jacobi_window, open_image
+from model.sampling import SamplingConfig, filter_logits, stack
 from model.transformer import Transformer
 from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack, unpack
 from tokenizer.vocabulary import TEXT_START, Vocabulary
@@ -22,9 +25,27 @@ def text(*numbers: int) -> list[Segment]:
     return [TextSegment([TEXT_START + number for number in numbers])]
 
 
-def codes_of(transformer: Transformer, vocabulary: Vocabulary, requests, grid, **settings) -> torch.Tensor:
-    steps = draw_images(transformer, vocabulary, requests, grid, SamplingConfig(**settings))
-    return torch.stack(list(steps), dim=1)
+class Wanted(NamedTuple):
+    """A picture, before a test says of which size and under which settings."""
+
+    segments: list[Segment]
+    seed: int
+    sample: int
+
+
+def requests_of(wanted: Sequence[Wanted], grid: tuple[int, int], **settings) -> list[ImageRequest]:
+    config = SamplingConfig(**settings)
+    return [ImageRequest(one.segments, grid, config, one.seed, one.sample) for one in wanted]
+
+
+def last(drawings: Iterable[Drawn]) -> Drawn:
+    return list(drawings)[-1]
+
+
+def codes_of(
+    transformer: Transformer, vocabulary: Vocabulary, wanted: Sequence[Wanted], grid, window: int = 1, **settings
+) -> torch.Tensor:
+    return last(draw_images(transformer, vocabulary, requests_of(wanted, grid, **settings), window)).codes
 
 
 @torch.no_grad()
@@ -47,8 +68,9 @@ def uncached_logits(transformer: Transformer, vocabulary: Vocabulary, segments, 
         ("line", {"top_p": 0.8, "temperature": 1.5}),
     ],
 )
+@pytest.mark.parametrize("window", [1, 3])
 def test_pictures_come_from_exactly_the_distribution_of_the_model(
-    positions, settings: dict, tiny_transformer: Callable, chi_square: Callable
+    positions, settings: dict, window: int, tiny_transformer: Callable, chi_square: Callable
 ):
     """All 81 pictures of 2 x 2 codes out of 3, their probabilities computed one by one without a cache."""
     transformer = tiny_transformer(THREE.size, seed=4, positions=positions)
@@ -58,12 +80,12 @@ def test_pictures_come_from_exactly_the_distribution_of_the_model(
     conditional = uncached_logits(transformer, THREE, condition, grids)
     unconditional = uncached_logits(transformer, THREE, [], grids)
     guided = unconditional + config.guidance * (conditional - unconditional)
-    shares = filter_logits(guided.flatten(0, 1), config).softmax(-1).view(guided.shape).double()
+    shares = filter_logits(guided.flatten(0, 1), stack([config])).softmax(-1).view(guided.shape).double()
     probabilities = shares.gather(-1, pictures[:, :, None]).prod(dim=1)[:, 0]
     assert probabilities.sum() == pytest.approx(1)
 
-    requests = [ImageRequest(condition, seed=7, sample=number) for number in range(1000)]
-    drawn = codes_of(transformer, THREE, requests, (2, 2), **settings)
+    requests = [Wanted(condition, seed=7, sample=number) for number in range(1000)]
+    drawn = codes_of(transformer, THREE, requests, (2, 2), window, **settings)
     counts = torch.bincount(drawn @ torch.tensor([27, 9, 3, 1]), minlength=81)
     assert (counts > 0).sum() > 5
     assert chi_square(counts, probabilities) > 1e-4
@@ -74,8 +96,8 @@ def test_pictures_come_from_exactly_the_distribution_of_the_model(
 @pytest.mark.parametrize("positions", ["grid", "line"])
 def test_a_picture_is_the_same_alone_and_in_any_company(guidance: float, positions, tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, seed=1, positions=positions)
-    mine = [ImageRequest(text(5, 6, 7), seed=3, sample=number) for number in range(8)]
-    others = [ImageRequest(text(*range(length)), seed=9, sample=0) for length in (1, 12)] + [ImageRequest([], 3, 1)]
+    mine = [Wanted(text(5, 6, 7), seed=3, sample=number) for number in range(8)]
+    others = [Wanted(text(*range(length)), seed=9, sample=0) for length in (1, 12)] + [Wanted([], 3, 1)]
     together = codes_of(transformer, TEN, mine, (3, 4), guidance=guidance)
     assert len({tuple(row) for row in together.tolist()}) == 8
     for size in (1, 3):
@@ -90,7 +112,7 @@ def test_a_picture_is_the_same_alone_and_in_any_company(guidance: float, positio
 
 def test_the_seed_and_the_number_of_a_picture_choose_it(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, seed=1)
-    requests = [ImageRequest(text(5), seed, sample) for seed in range(3) for sample in range(3)]
+    requests = [Wanted(text(5), seed, sample) for seed in range(3) for sample in range(3)]
     drawn = codes_of(transformer, TEN, requests, (3, 3)).tolist()
     assert len({tuple(row) for row in drawn}) == 9
     torch.manual_seed(99)  # no global state has a say
@@ -109,7 +131,7 @@ def test_an_image_holds_exactly_rows_x_columns_image_ids_under_every_setting(
     with torch.no_grad():
         transformer.head.weight[TEN.text_block] *= 50
     settings = dict(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature, guidance=1.5)
-    codes = codes_of(transformer, TEN, [ImageRequest(text(1), 0, n) for n in range(3)], (2, 3), **settings)
+    codes = codes_of(transformer, TEN, [Wanted(text(1), 0, n) for n in range(3)], (2, 3), **settings)
     assert codes.shape == (3, 6) and 0 <= codes.min() and codes.max() < 10
     packed = pack([*text(1), ImageSegment(codes[0].view(2, 3).numpy())], TEN, "grid")
     (_, image) = unpack(packed.ids.tolist(), TEN)
@@ -121,22 +143,20 @@ def test_the_guidance_scale_is_the_same_at_every_step_of_every_call(
 ):
     transformer = tiny_transformer(TEN.size)
     scales, guide = [], model.generate.guide
-    monkeypatch.setattr(model.generate, "guide", lambda c, u, scale: scales.append(scale) or guide(c, u, scale))
-    config = SamplingConfig(guidance=2.5)
-    requests = [ImageRequest(text(1), 0, 0)]
-    first = list(draw_images(transformer, TEN, requests, (2, 3), config))
-    again = list(draw_images(transformer, TEN, requests, (2, 3), config))
-    assert scales == [2.5] * 12 and config == SamplingConfig(guidance=2.5)
-    assert torch.equal(torch.cat(first), torch.cat(again))
+    monkeypatch.setattr(model.generate, "guide", lambda c, u, scale: scales.append(scale.item()) or guide(c, u, scale))
+    requests = requests_of([Wanted(text(1), 0, 0)], (2, 3), guidance=2.5)
+    first, again = (last(draw_images(transformer, TEN, requests)).codes for _ in range(2))
+    assert scales == [2.5] * 12 and requests[0].sampling == SamplingConfig(guidance=2.5)
+    assert torch.equal(first, again)
 
 
 def test_guidance_changes_the_picture_and_reads_the_sequence_without_its_condition(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size)
-    requests = [ImageRequest(text(1, 2), 0, number) for number in range(10)]
+    requests = [Wanted(text(1, 2), 0, number) for number in range(10)]
     results = {scale: codes_of(transformer, TEN, requests, (2, 3), guidance=scale) for scale in (0.0, 1.0, 2.0, 8.0)}
     for left, right in itertools.combinations(results.values(), 2):
         assert not torch.equal(left, right)
-    without = [ImageRequest([], 0, number) for number in range(10)]
+    without = [Wanted([], 0, number) for number in range(10)]
     assert torch.equal(
         codes_of(transformer, TEN, without, (2, 3), guidance=8.0), codes_of(transformer, TEN, without, (2, 3))
     )
@@ -149,7 +169,7 @@ def test_without_guidance_no_unconditional_half_is_computed(
     sizes, new_cache = [], transformer.new_cache
     monkeypatch.setattr(transformer, "new_cache", lambda rows, length: sizes.append(rows) or new_cache(rows, length))
     for scale in (1.0, 2.0):
-        codes_of(transformer, TEN, [ImageRequest(text(1), 0, n) for n in range(3)], (2, 2), guidance=scale)
+        codes_of(transformer, TEN, [Wanted(text(1), 0, n) for n in range(3)], (2, 2), guidance=scale)
     assert sizes == [3, 6]
 
 
@@ -160,7 +180,7 @@ def test_at_temperature_zero_every_code_is_the_likeliest_by_uncached_logits(
 ):
     transformer = tiny_transformer(TEN.size, seed=5, positions=positions)
     for condition in (text(3), text(*range(9))):
-        request = [ImageRequest(condition, 0, 0)]
+        request = [Wanted(condition, 0, 0)]
         codes = codes_of(transformer, TEN, request, (3, 2), temperature=0.0, guidance=guidance)
         conditional, unconditional = (
             uncached_logits(transformer, TEN, segments, codes.view(1, 3, 2)) for segments in (condition, [])
@@ -183,35 +203,132 @@ def test_a_picture_may_follow_another_picture(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size)
     sources = [ImageSegment(np.full((2, 2), code)) for code in (0, 9)]
     drawn = [
-        codes_of(transformer, TEN, [ImageRequest([source, *text(1)], 0, n) for n in range(4)], (2, 2))
-        for source in sources
+        codes_of(transformer, TEN, [Wanted([source, *text(1)], 0, n) for n in range(4)], (2, 2)) for source in sources
     ]
     assert not torch.equal(*drawn)
 
 
 def test_a_sequence_that_does_not_fit_is_refused_and_one_that_just_fits_is_drawn(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, max_length=20)
-    fits = [ImageRequest(text(*range(10)), 0, 0)]  # <begin> 10 <image> 2 sides = 14, and 6 codes
+    fits = [Wanted(text(*range(10)), 0, 0)]  # <begin> 10 <image> 2 sides = 14, and 6 codes
     assert codes_of(transformer, TEN, fits, (2, 3)).shape == (1, 6)
-    with pytest.raises(ValueError, match="a prompt of 15 ids and an image of 6 codes exceed the model's 20 ids"):
-        codes_of(transformer, TEN, [*fits, ImageRequest(text(*range(11)), 0, 0)], (2, 3))
+    with pytest.raises(ValueError, match="a prompt of 15 ids and an image of 6 codes exceed the model's 20 ids by 1"):
+        codes_of(transformer, TEN, [*fits, Wanted(text(*range(11)), 0, 0)], (2, 3))
 
 
-def test_logits_that_are_no_numbers_name_the_code(tiny_transformer: Callable):
+def test_logits_that_are_no_numbers_name_the_place(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size)
     with torch.no_grad():
         transformer.embedding.weight[TEN.image_block] = torch.nan  # seen from the second code on
-    steps = draw_images(transformer, TEN, [ImageRequest(text(1), 0, 0)], (2, 2), SamplingConfig())
-    next(steps)
-    with pytest.raises(ValueError, match="logits for code 1 are not finite"):
-        next(steps)
+    drawings = draw_images(transformer, TEN, requests_of([Wanted(text(1), 0, 0)], (2, 2)))
+    next(drawings)
+    with pytest.raises(ValueError, match="logits for id 6 of picture 0's sequence are not finite"):
+        next(drawings)  # <begin> 1 <image> 2 sides = 5, and the first code
 
 
 def test_codes_are_streamed_one_by_one(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size)
-    requests = [ImageRequest(text(1), 0, number) for number in range(2)]
-    whole = codes_of(transformer, TEN, requests, (2, 3))
-    steps = draw_images(transformer, TEN, requests, (2, 3), SamplingConfig())
-    assert torch.equal(next(steps), whole[:, 0]) and torch.equal(next(steps), whole[:, 1])
-    steps.close()  # a cancelled picture changes no other
-    assert torch.equal(codes_of(transformer, TEN, requests, (2, 3)), whole)
+    requests = requests_of([Wanted(text(1), 0, number) for number in range(2)], (2, 3))
+    whole = last(draw_images(transformer, TEN, requests)).codes
+    drawings = draw_images(transformer, TEN, requests)
+    for count in (1, 2, 3):
+        codes, counts = next(drawings)
+        assert counts.tolist() == [count, count] and torch.equal(codes[:, :count], whole[:, :count])
+    drawings.close()  # a cancelled picture changes no other
+    assert torch.equal(last(draw_images(transformer, TEN, requests)).codes, whole)
+
+
+SETTINGS = (
+    {},
+    {"guidance": 2.0},
+    {"guidance": 3.0, "temperature": 0.6},
+    {"guidance": 0.0, "top_k": 3},
+    {"temperature": 0.0, "guidance": 1.5},
+    {"temperature": 1.7, "top_p": 0.8, "min_p": 0.05},
+)
+
+
+@pytest.mark.parametrize("positions", ["grid", "line"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_jacobi_draws_what_sequential_decoding_draws(settings: dict, positions, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=3, positions=positions, loudness=1.0)
+    wanted = [Wanted(text(*range(number % 4)), 1, number) for number in range(4)]
+    for grid in ((3, 4), (1, 7), (5, 1)):
+        expected = codes_of(transformer, TEN, wanted, grid, **settings)
+        for window in (2, 3, 5, 12, 40):
+            assert torch.equal(codes_of(transformer, TEN, wanted, grid, window, **settings), expected)
+
+
+def test_jacobi_needs_fewer_passes_and_never_shows_a_code_that_changes(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=3, loudness=0.7)
+    requests = requests_of([Wanted(text(5), 0, number) for number in range(3)], (4, 4), guidance=1.5, temperature=0.5)
+    whole = last(draw_images(transformer, TEN, requests)).codes
+    drawings = list(draw_images(transformer, TEN, requests, window=8))
+    assert len(drawings) < 16
+    previous = torch.zeros(3, dtype=torch.long)
+    for codes, counts in drawings:
+        assert (counts >= torch.minimum(previous + 1, torch.tensor(16))).all()
+        for row, count in enumerate(counts.tolist()):
+            assert torch.equal(codes[row, :count], whole[row, :count])
+        previous = counts
+    assert previous.tolist() == [16] * 3
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_rows_of_different_grids_and_settings_come_out_as_they_do_alone(window: int, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=1)
+    grids = [(2, 3), (4, 1), (1, 1), (3, 3), (2, 2), (1, 5)]
+    requests = [
+        ImageRequest(text(*range(row * 2)), grid, SamplingConfig(**settings), seed=row, sample=row % 2)
+        for row, (grid, settings) in enumerate(zip(grids, SETTINGS, strict=True))
+    ]
+    together, counts = last(draw_images(transformer, TEN, requests, window))
+    assert counts.tolist() == [rows * columns for rows, columns in grids]
+    for row, request in enumerate(requests):
+        alone = last(draw_images(transformer, TEN, [request])).codes
+        assert torch.equal(together[row, : counts[row]], alone[0])
+
+
+def test_the_rows_that_are_not_guided_cost_no_second_stream(
+    tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    transformer = tiny_transformer(TEN.size)
+    rows, new_cache = [], transformer.new_cache
+    monkeypatch.setattr(transformer, "new_cache", lambda count, length: rows.append(count) or new_cache(count, length))
+    scales = (1.0, 2.0, 1.0, 1.0)
+    requests = [ImageRequest(text(1), (1, 2), SamplingConfig(guidance=scale), 0, 0) for scale in scales]
+    last(draw_images(transformer, TEN, requests))
+    assert rows == [5]
+
+
+def test_a_cancelled_drawing_leaves_no_memory_behind(tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch):
+    transformer = tiny_transformer(TEN.size)
+    caches, new_cache = [], transformer.new_cache
+
+    def remember(rows: int, length: int):
+        cache = new_cache(rows, length)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(transformer, "new_cache", remember)
+    requests = requests_of([Wanted(text(1), 0, 0)], (2, 3), guidance=2.0)
+    for number in range(200):
+        drawing = draw_images(transformer, TEN, requests, window=1 + number % 3)
+        next(drawing)
+        drawing.close()
+    gc.collect()
+    assert len(caches) == 200 and not any(cache() for cache in caches)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_below_one_is_refused(window: int, tiny_transformer: Callable):
+    with pytest.raises(ValueError, match=f"window is {window}, but must be at least 1"):
+        next(draw_images(tiny_transformer(TEN.size), TEN, requests_of([Wanted([], 0, 0)], (1, 1)), window))
+
+
+def test_the_default_window_shrinks_to_sequential_decoding_as_the_batch_grows():
+    def window(count: int, device: str, guidance: float = 2.0) -> int:
+        return jacobi_window(torch.device(device), requests_of([Wanted([], 0, 0)] * count, (8, 8), guidance=guidance))
+
+    assert [window(count, "cpu") for count in (1, 2, 4, 8, 64)] == [8, 4, 2, 1, 1]
+    assert window(1, "cpu", guidance=1.0) == 16 and window(1, "cuda") == 32 and window(1000, "cuda") == 1

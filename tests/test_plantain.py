@@ -95,17 +95,56 @@ def test_progress_counts_every_code(tiny: Callable):
     assert calls == [(2, 12), (4, 12), (6, 12), (8, 12), (9, 12), (10, 12), (11, 12), (12, 12)]
 
 
+@pytest.mark.parametrize("decoding", ["sequential", "jacobi"])
+def test_a_stream_shows_pictures_that_grow_into_those_that_generate_gives(decoding, tiny: Callable):
+    plantain: Plantain = tiny()
+    whole = plantain.generate([PROMPT, None], num_images=2, seed=5)
+    events = list(plantain.stream([PROMPT, None], num_images=2, seed=5, batch_size=3, decoding=decoding, window=3))
+    finished = [event for event in events if event.finished]
+    assert sorted(event.picture for event in finished) == [0, 1, 2, 3]
+    for event in events:
+        grid = whole.codes[event.picture]
+        assert np.array_equal(event.codes, grid.flatten()[: len(event.codes)])
+        assert event.image.size == whole.images[event.picture].size
+        rows = len(event.codes) // grid.shape[1]
+        assert event.finished == (rows == len(grid))
+        if not event.finished:
+            assert (np.asarray(event.image)[rows * 4 :] == 128).all()
+    for event in finished:
+        assert event.image.tobytes() == whole.images[event.picture].tobytes()
+    if decoding == "sequential":
+        assert [(event.picture, event.finished) for event in events][:6] == [
+            *((picture, False) for picture in range(3)),
+            *((picture, True) for picture in range(3)),
+        ]
+
+
+def test_decodings_draw_the_same_pictures(tiny: Callable):
+    plantain: Plantain = tiny()
+    expected = pictures(plantain, num_images=4, size=(8, 12))
+    assert pictures(plantain, num_images=4, size=(8, 12), decoding="jacobi") == expected
+    assert pictures(plantain, num_images=4, size=(8, 12), decoding="jacobi", window=6) == expected
+
+
+def test_a_stream_refuses_at_once_what_it_can_not_draw(tiny: Callable):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        tiny().stream("")
+    with pytest.raises(ValueError, match="preview_rows is 0"):
+        tiny().stream(PROMPT, preview_rows=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"prompt": ""}, "the prompt is empty"),
+        ({"decoding": "jacobi", "window": 0}, "window is 0"),
         ({"prompt": ["a ring", "  \n"]}, "the prompt is empty"),
         ({"prompt": "ring 🍌 " * 30}, r"the prompt is \d+ tokens long, but only 54 fit beside the picture"),
         ({"size": (8, 9)}, "multiple of 4, such as 8 or 12"),
         ({"size": (0, 8)}, "multiple of 4"),
         ({"size": (12, 8)}, r"size 12x8 \(height x width\) was never trained: this model draws 8x8, 8x12"),
         ({"num_images": 0}, "num_images is 0"),
-        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"guidance": -1.0}, "guidance is -1.0"),
@@ -135,7 +174,7 @@ def test_weights_that_are_no_numbers_are_reported_with_the_code(tiny: Callable):
     plantain: Plantain = tiny()
     with torch.no_grad():
         plantain.transformer.norm.weight[0] = torch.nan
-    with pytest.raises(ValueError, match="logits for code 0 are not finite"):
+    with pytest.raises(ValueError, match="logits for id .* of picture 0.* are not finite"):
         plantain.generate(PROMPT)
 
 

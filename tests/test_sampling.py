@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import model.sampling
-from model.sampling import SamplingConfig, draw, filter_logits, guide, gumbel_noise
+from model.sampling import SamplingConfig, draw, filter_logits, guide, gumbel_noise, stack
 
 SHARES = [0.4, 0.3, 0.2, 0.1]
 MASK = 2**64 - 1
@@ -16,7 +16,7 @@ MASK = 2**64 - 1
 
 def filtered(shares: list[float], **settings) -> list[float]:
     logits = torch.tensor([shares]).log()
-    return filter_logits(logits, SamplingConfig(**settings)).softmax(-1)[0].tolist()
+    return filter_logits(logits, stack([SamplingConfig(**settings)])).softmax(-1)[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_ids_as_likely_as_the_last_of_top_k_stay_as_well():
 
 def test_rows_are_filtered_each_by_its_own_values():
     logits = torch.tensor([SHARES, SHARES[::-1], [0.25] * 4]).log()
-    kept = filter_logits(logits, SamplingConfig(min_p=0.6)).isfinite()
+    kept = filter_logits(logits, stack([SamplingConfig(min_p=0.6)])).isfinite()
     assert kept.tolist() == [[True, True, False, False], [False, False, True, True], [True] * 4]
 
 
@@ -72,12 +72,34 @@ EXTREMES = torch.stack(
 )
 
 
+def test_every_row_has_settings_of_its_own():
+    configs = [
+        SamplingConfig(**settings)
+        for settings in (
+            {},
+            {"top_k": 2},
+            {"top_k": 99, "temperature": 0.5},
+            {"top_p": 0.6, "temperature": 3.0},
+            {"min_p": 0.3, "top_k": 1},
+            {"temperature": 0.0, "top_p": 0.5},
+        )
+    ]
+    logits = torch.randn(len(configs), 30, generator=torch.Generator().manual_seed(0))
+    together = filter_logits(logits, stack(configs))
+    where = [torch.arange(len(configs)) for _ in range(3)]
+    drawn = draw(logits, stack(configs), *where, first_id=5)
+    for row, config in enumerate(configs):
+        mine = slice(row, row + 1)
+        assert torch.equal(filter_logits(logits[mine], stack([config])), together[mine])
+        assert torch.equal(draw(logits[mine], stack([config]), *(part[mine] for part in where), 5), drawn[mine])
+
+
 @pytest.mark.parametrize("top_p", [1e-9, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, 100.0])
 def test_every_setting_leaves_the_likeliest_id(top_p: float, temperature: float):
     for top_k, min_p in itertools.product((0, 1, 3, 10**6), (0.0, 0.5, 1.0)):
         config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        logits = filter_logits(EXTREMES, config)
+        logits = filter_logits(EXTREMES, stack([config]))
         assert not logits.isnan().any()
         best = torch.where(EXTREMES == EXTREMES.amax(-1, keepdim=True), logits, -math.inf)
         assert (best.amax(-1) > -math.inf).all()  # where several are likeliest, one of them is enough
@@ -87,7 +109,9 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_noise():
     logits = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
     numbers = torch.arange(64)
     for settings in ({}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.1}):
-        drawn = draw(logits, SamplingConfig(temperature=0.0, **settings), numbers, numbers, numbers, first_id=100)
+        drawn = draw(
+            logits, stack([SamplingConfig(temperature=0.0, **settings)]), numbers, numbers, numbers, first_id=100
+        )
         assert torch.equal(drawn, logits.argmax(-1) + 100)
 
 
@@ -96,7 +120,9 @@ def test_next_to_temperature_zero_the_likeliest_is_taken_too():
     numbers = torch.arange(64)
     for settings in ({}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.1}):
         for temperature in (1e-6, 1e-30, 1e-40):
-            drawn = draw(logits, SamplingConfig(temperature=temperature, **settings), numbers, numbers, numbers, 0)
+            drawn = draw(
+                logits, stack([SamplingConfig(temperature=temperature, **settings)]), numbers, numbers, numbers, 0
+            )
             assert torch.equal(drawn, logits.argmax(-1))
 
 
@@ -110,7 +136,7 @@ def test_draws_follow_the_filtered_softmax_along_every_axis_of_the_noise(
 ):
     count = 20_000
     logits = torch.tensor([0.4, 0.1, 0.25, 0.2, 0.05]).log().expand(count, -1)
-    config = SamplingConfig(**settings)
+    config = stack([SamplingConfig(**settings)])
     where = {name: torch.full((count,), 5) for name in ("seeds", "samples", "positions")} | {axis: torch.arange(count)}
     drawn = draw(logits, config, **where, first_id=384) - 384
     counts = torch.bincount(drawn, minlength=5)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from model.cache import Cache
-from model.generate import decode_one, open_image, prefill
+from model.generate import ImageRequest, open_streams, prefill, read
+from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer, rotate, rotation
 from tokenizer.sequence import ImageSegment, TextSegment, pack
 from tokenizer.vocabulary import TEXT_START, Vocabulary
@@ -37,15 +38,14 @@ def test_cached_logits_equal_uncached_ones_in_rows_of_different_lengths(tiny_tra
     transformer: Transformer = tiny_transformer(VOCABULARY.size, positions=positions)
     texts = [random_text(length) for length in (1, 9, 4)] + [TextSegment([])]
     codes = torch.from_numpy(np.random.default_rng(1).integers(10, size=(4, 6)))
-    opened = [open_image([text], GRID, VOCABULARY, positions) for text in texts]
-    prefixes, places = [prefix for prefix, _ in opened], torch.from_numpy(np.stack([p for _, p in opened]))
-    lengths = torch.tensor([len(prefix.ids) for prefix in prefixes])
-    longest = int(lengths.max())
-    cache = transformer.new_cache(4, longest + 6)
-    hidden = [prefill(transformer, prefixes, cache)]
-    for step in range(5):
-        ids = codes[:, step] + VOCABULARY.image_start
-        hidden.append(decode_one(transformer, ids, places[:, step], lengths + step, cache, limit=longest + step + 1))
+    requests = [ImageRequest([text], GRID, SamplingConfig(), 0, 0) for text in texts]
+    streams = open_streams(requests, VOCABULARY, positions, 0, torch.device("cpu"))
+    lengths = streams.last + 1
+    streams.ids.scatter_(1, lengths[:, None] + torch.arange(6), codes + VOCABULARY.image_start)
+    cache = transformer.new_cache(*streams.ids.shape)
+    prefill(transformer, streams, cache)
+    slots = [(streams.last + step)[:, None] for step in range(6)]
+    hidden = [read(transformer, streams, slot, cache, int(slot.max()) + 1)[:, 0] for slot in slots]
     cached = transformer.logits(torch.stack(hidden, dim=1))
     for row, text in enumerate(texts):
         picture = ImageSegment(codes[row].view(GRID).numpy())
