@@ -1,6 +1,6 @@
 """Train whatever a config names: an image tokenizer, the autoregressive model on its codes, or one after the other.
 
-    python train.py --config configs/shapes64.yaml
+    python train.py --config configs/shapes32.yaml
     python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
 
 Starting the same command again resumes what was stopped, skips what is finished, and changes nothing about the result.

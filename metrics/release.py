@@ -1,6 +1,6 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
-    python -m metrics.release runs/shapes64/model checkpoints/shapes --tokenizer-run runs/shapes64/tokenizer
+    python -m metrics.release runs/shapes32/model checkpoints/shapes32 --tokenizer-run runs/shapes32/tokenizer
 
 Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
 """

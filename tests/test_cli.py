@@ -90,7 +90,7 @@ def test_nothing_is_overwritten_silently(checkpoint: Path, call: Callable):
     assert status == 2 and "a.png exists: choose another --out, or add --overwrite" in error
     assert Path("a.png").read_text() == "precious"
     assert call(sample, *arguments, "--overwrite")[0] == 0
-    assert Image.open("a.png").size == (32, 32)
+    assert Image.open("a.png").size == (256, 256)
 
 
 def test_without_a_name_every_picture_gets_a_new_one(checkpoint: Path, call: Callable):
@@ -126,6 +126,18 @@ def test_an_error_is_one_line_and_no_traceback(arguments: list[str], message: st
     (line,) = (line for line in error.splitlines() if line.startswith("sample.py: "))
     assert status == 2 and message in line and "Traceback" not in error and not printed
     assert not list(checkpoint.parent.glob("*.png")) and not list(checkpoint.parent.glob("outputs/*"))
+
+
+def test_the_demos_pictures_show_what_their_prompts_say():
+    from data.shapes.captions import parse_caption
+    from data.shapes.checker import check
+    from data.shapes.scene import WORLDS
+    from model import Plantain
+
+    drawn = Plantain.from_pretrained(sample.CHECKPOINT, "cpu").generate(sample.DEMO)
+    for prompt, image in zip(sample.DEMO, drawn.images, strict=True):
+        verdict = check(np.asarray(image), parse_caption(prompt), WORLDS["shapes32"])
+        assert verdict.ok, (prompt, verdict)
 
 
 def test_sampling_without_a_prompt_says_what_to_type(call: Callable):

@@ -96,7 +96,8 @@ class Reconstructor(nn.Module):
             if self.training and step >= self.config.adversarial_start:
                 loss = loss + self.config.adversarial_weight * self._balance(loss, opinion) * opinion
             loss = loss + figures["discriminator"]
-        return loss + result.quantizer_loss, {name: value.detach() for name, value in figures.items()}
+        # Copies: compiled, a detached view of what the loss is made of would leave the loss itself without a gradient.
+        return loss + result.quantizer_loss, {name: value.detach().clone() for name, value in figures.items()}
 
     def _balance(self, loss: Tensor, opinion: Tensor) -> Tensor:
         """The factor that makes both gradients equally long at the decoder's last layer.
