@@ -134,9 +134,13 @@ def test_a_run_that_finds_its_codes_in_the_cache_is_that_which_encoded_them(mode
 
 @pytest.mark.compile
 @pytest.mark.skipif(shutil.which("g++") is None and not torch.cuda.is_available(), reason="no compiler")
-@pytest.mark.parametrize("kind", ["tokenizer", "model"])
+@pytest.mark.parametrize("kind", ["tokenizer", "tokenizer with discriminator", "model"])
 def test_a_compiled_run_learns_as_an_ordinary_one(kind: str, model_training: Callable, tmp_path: Path):
-    make = {"tokenizer": tokenizer_training, "model": model_training}[kind]
+    make = {
+        "tokenizer": tokenizer_training,
+        "tokenizer with discriminator": partial(tokenizer_training, loss=ADVERSARIAL),
+        "model": model_training,
+    }[kind]
     runs = []
     for compiled in (False, True):
         out = tmp_path / f"compiled-{compiled}"
@@ -158,11 +162,6 @@ def test_bf16_learns_as_fp32_does_but_for_rounding(kind: str, model_training: Ca
     assert rounded == pytest.approx(exact, rel=0.03) and rounded != exact
     state = torch.load(tmp_path / "bf16" / "state.pt", weights_only=True)
     assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
-
-
-def test_compiling_beside_a_discriminator_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="adversarial_weight"):
-        tokenizer_training(tmp_path, loss=ADVERSARIAL, compile=True)
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):
