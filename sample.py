@@ -71,18 +71,8 @@ def main() -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            names = (
-                "num_images",
-                "seed",
-                "guidance",
-                "temperature",
-                "top_k",
-                "top_p",
-                "min_p",
-                "batch_size",
-                "decoding",
-            )
-            settings = {name: getattr(arguments, name) for name in names}
+            names = ("num_images", "seed", "guidance", "temperature", "top_k", "top_p", "min_p")
+            settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
             result = plantain.generate(prompts, size=size, progress=progress, **settings)
         labels = [str(prompt) for prompt in result.prompts] if len(result.images) > 1 else []
         facts = {"prompt": "\n".join(prompts), "seed": str(arguments.seed), "num_images": str(arguments.num_images)}

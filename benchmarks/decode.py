@@ -2,8 +2,8 @@
 
     python -m benchmarks.decode checkpoints/shapes32
 
-All contestants draw the same pictures of the same prompts, one after the other in every round, and the figure that is
-compared is the median over rounds of the ratio to sequential decoding in the same round. They are
+All contestants draw pictures of the same prompts, one after the other in every round, and the figure that is compared
+is the median over rounds of the ratio to sequential decoding in the same round. They are
 
     naive           sequential decoding without a cache: every code reads the whole sequence again
     sequential      a code at each pass
@@ -24,13 +24,6 @@ from statistics import median
 from typing import Any
 
 import torch
-
-PROMPTS = (
-    "a large red circle on a white background",
-    "a small blue square and a large green triangle on a black background",
-    "two small yellow squares on a gray background",
-    "a blue circle to the left of a magenta cross on a white background",
-)
 
 
 def main() -> None:
@@ -75,8 +68,9 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int) -> dict[str,
         RuntimeError: Two contestants that should draw the same pictures did not.
     """
     from model.generate import ImageRequest, draw_images, jacobi_window, open_image
+    from sample import DEMO
 
-    texts = [PROMPTS[number % len(PROMPTS)] for number in range(batch_size)]
+    texts = [DEMO[number % len(DEMO)] for number in range(batch_size)]
     grid = plantain.grids[0]
     requests = [
         ImageRequest(plantain._condition(text, grid), grid, plantain.recipe, seed, number)
@@ -194,10 +188,8 @@ def qwen3(plantain: Any, lengths: Sequence[int]) -> Callable[[], None]:
 def floor(plantain: Any) -> dict[str, float]:
     """Seconds that reading the weights of one pass takes at the bandwidth measured here."""
     head = plantain.transformer.head.weight
-    unread = (
-        head.numel() - head[plantain.vocabulary.image_block].numel() + plantain.transformer.embedding.weight.numel()
-    )
-    num_bytes = (sum(part.numel() for part in plantain.transformer.parameters()) - unread) * head.element_size()
+    num_read = sum(part.numel() for part in plantain.transformer.blocks.parameters())
+    num_bytes = (num_read + head[plantain.vocabulary.image_block].numel()) * head.element_size()
     large = torch.ones(2**26, device=plantain.device)  # 256 MiB: far beyond any cache
     speeds = [large.numel() * large.element_size() / clock(large.sum, plantain.device)[0] for _ in range(7)]
     bandwidth = max(speeds)
