@@ -1,4 +1,4 @@
-"""Train whatever a config names: an image tokenizer, the autoregressive model on its codes, or one after the other.
+"""Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, or all.
 
     python train.py --config configs/shapes32.yaml
     python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
@@ -26,11 +26,15 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
     from runtime.config import load_config
     from tokenizer.objective import TokenizerTraining
 
-    parts = [("tokenizer", TokenizerTraining | None, None), ("model", ModelTraining | None, None)]
+    parts: list[tuple[str, Any, Any]] = [
+        ("tokenizer", TokenizerTraining | None, None),
+        ("decoder", TokenizerTraining | None, None),
+        ("model", ModelTraining | None, None),
+    ]
     config = load_config(make_dataclass("Runs", parts, frozen=True), path, overrides)
     runs = [getattr(config, field.name) for field in fields(config)]
     if not any(runs):
-        raise ValueError(f"{path} describes no run: it needs a section `tokenizer` or `model`")
+        raise ValueError(f"{path} describes no run: it needs a section `tokenizer`, `decoder` or `model`")
     return [run for run in runs if run is not None]
 
 

@@ -1,6 +1,6 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
-    python -m metrics.release runs/shapes32/model checkpoints/shapes32 --tokenizer-run runs/shapes32/tokenizer
+    python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/tokenizer runs/shapes32/decoder runs/shapes32/model
 
 Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
 """
@@ -16,9 +16,10 @@ from runtime.checkpoint import write_atomic
 def main() -> None:
     """Writes the checkpoint folder and its README.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the model's run")
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
-    parser.add_argument("--tokenizer-run", type=Path, required=True, help="folder of the image tokenizer's run")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="their folders, as trained: last image tokenizer, then model"
+    )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
     arguments = parser.parse_args()
@@ -28,11 +29,19 @@ def main() -> None:
     from model import Plantain
     from model.sampling import SamplingConfig
     from runtime.config import from_dict, to_dict
+    from tokenizer.image import ImageTokenizer
 
-    plantain = Plantain.from_pretrained(arguments.run / "checkpoint", "cpu", "fp32")
+    if len(arguments.runs) < 2:
+        parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")
+    *_, last_tokenizer, model = arguments.runs
+    plantain = Plantain.from_pretrained(model / "checkpoint", "cpu", "fp32")
+    image_tokenizer = ImageTokenizer.from_pretrained(last_tokenizer / "checkpoint")
+    if image_tokenizer.digest != plantain.image_tokenizer.digest:
+        parser.error(f"{last_tokenizer} makes other codes than those that {model} learned")
+    plantain.image_tokenizer = image_tokenizer
     recipe = dict(pair.split("=", 1) for pair in arguments.recipe)
     plantain.recipe = from_dict(SamplingConfig, to_dict(plantain.recipe) | {k: float(v) for k, v in recipe.items()})
-    plantain.card = {"tokenizer": summary(arguments.tokenizer_run), "model": summary(arguments.run)}
+    plantain.card = {run.name: summary(run) for run in arguments.runs}
     plantain.save_pretrained(arguments.out, arguments.dtype)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
     judged = json.loads(results.read_text()) if results.exists() else None
@@ -54,10 +63,10 @@ def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str
             note = f"; {start['note']}" if "note" in start else ""
             lines.append(f"    {machine['cores']} cores, torch {machine['torch']}{note}")
     lines += [
-        f"- **data**: `{json.dumps(card['model']['config']['data'])}`",
+        f"- **data**: `{json.dumps(list(card.values())[-1]['config']['data'])}`",
         "- **licence**: MIT",
         "",
-        "The whole configs of both runs stand in `config.json` under `card`.",
+        "The whole configs of these runs stand in `config.json` under `card`.",
     ]
     if judged is not None:
         lines += ["", f"Prompt adherence (`{judged['command']}`, seed {judged['seed']}):", ""]

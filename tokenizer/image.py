@@ -94,8 +94,12 @@ class ImageTokenizer(nn.Module):
 
     @cached_property
     def digest(self) -> str:
-        """The name of exactly these weights, as they were when it was first asked for."""
-        return digest(to_dict(self.config), self.state_dict())
+        """The name of the codes: of all that makes them of images, as it was when it was first asked for.
+
+        The decoder's weights are no part of it. It may learn on, and codes and models of codes stay valid.
+        """
+        weights = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+        return digest(to_dict(self.config), weights)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes `config.json` and `model.safetensors`."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,14 @@ class TokenizerTraining:
     validation: SourceConfig
     network: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    # checkpoint folder of an image tokenizer of the same `network` to go on from, instead of from random weights
+    start: str | None = None
+    # decoder: the encoder stands still, so that the codes, and the models that learned them, stay valid
+    trained: Literal["all", "decoder"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.trained == "decoder" and self.start is None:
+            raise ValueError("trained is decoder, but start names no image tokenizer whose codes it could decode")
 
     def build(self, device: torch.device) -> "ReconstructionObjective":
         return ReconstructionObjective(self)
@@ -66,9 +74,25 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.config = config.loss
         self.tokenizer = ImageTokenizer(config.network)
+        if config.start is not None:
+            started = ImageTokenizer.from_pretrained(Path(config.start))
+            if started.config != config.network:
+                raise ValueError(f"{config.start} is of another network: give `network` the values of its config.json")
+            self.tokenizer.load_state_dict(started.state_dict())
+        self.fixed = (self.tokenizer.encoder, self.tokenizer.quantizer) if config.trained == "decoder" else ()
+        for part in self.fixed:
+            part.requires_grad_(False)
         self.discriminator = PatchDiscriminator() if config.loss.adversarial_weight else None
         path = config.loss.perceptual_weights
         self.perceptual = PerceptualDistance(Path(path)) if config.loss.perceptual_weight and path else None
+        self.train()
+
+    def train(self, mode: bool = True) -> "Reconstructor":
+        """As every module's, but what is fixed stays as in evaluation: codebooks may learn without gradients."""
+        super().train(mode)
+        for part in self.fixed:
+            part.eval()
+        return self
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         if self.training and self.config.hue_jitter:
