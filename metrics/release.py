@@ -1,6 +1,6 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
-    python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/tokenizer runs/shapes32/decoder runs/shapes32/model
+    python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/{tokenizer,decoder,model}
 
 Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
 """
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="their folders, as trained: last image tokenizer, then model"
+        "--runs", type=Path, nargs="+", required=True, help="folders as trained: ..., image tokenizer, model"
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.loader import StepSampler, step_loader
 from runtime.checkpoint import write_atomic
-from runtime.config import save_config
+from runtime.config import load_config, save_config
 from runtime.ema import EMA
 from runtime.optimizer import OptimizerConfig, build_optimizers
 from runtime.provenance import commit, machine
@@ -247,17 +247,22 @@ def _claim(out: Path, config: Any) -> None:
     """Makes `out` this config's folder; one that holds another config's run is left alone."""
     out.mkdir(parents=True, exist_ok=True)
     resolved = out / "config.yaml"
-    beside = out / ".config.yaml"
-    save_config(config, beside)
-    text = beside.read_text()
-    beside.unlink()
-    if resolved.exists() and resolved.read_text() != text:
+    if not resolved.exists():
+        save_config(config, resolved)
+    elif not _same_config(resolved, config):
         raise ValueError(
             f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
         )
-    write_atomic(resolved, lambda path: path.write_text(text))
     with (out / "starts.jsonl").open("a") as file:
         file.write(json.dumps({"commit": commit(), "machine": machine()}) + "\n")
+
+
+def _same_config(path: Path, config: Any) -> bool:
+    """Whether a file holds this config; settings that did not exist yet when it was written count as their defaults."""
+    try:
+        return load_config(type(config), path) == config
+    except ValueError:
+        return False
 
 
 def _save(out: Path, step: int, module: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]) -> None:

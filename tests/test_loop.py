@@ -194,6 +194,17 @@ def test_a_folder_with_another_configs_run_is_left_alone(tmp_path: Path):
     assert digest(tmp_path / "run" / "checkpoint") == before
 
 
+def test_a_run_goes_on_although_the_config_has_gained_a_setting_since(tmp_path: Path):
+    config = tokenizer_training(tmp_path / "run", num_steps=1)
+    before = digest(train(config))
+    saved = tmp_path / "run" / "config.yaml"
+    lines = saved.read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith("trained:")]
+    assert len(older) == len(lines) - 1
+    saved.write_text("".join(older))
+    assert digest(train(config)) == before
+
+
 def test_a_truncated_state_says_what_to_remove(tmp_path: Path):
     config = tokenizer_training(tmp_path / "run", num_steps=1)
     train(config)
