@@ -34,8 +34,8 @@ def summary(folder: Path) -> dict[str, Any]:
 
     Returns:
         config: all settings. steps, hours: how long it trained. validation: the last figures on held-out data.
-        curve: earlier ones, by step. starts: commit and machine of each time that it was started, and a note
-            where a hand intervened, added to the run's starts.jsonl.
+        curve: earlier ones, by step. starts: step, commit and machine of each time that it was started, and a
+            note where a hand intervened, added to the run's starts.jsonl.
     """
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained, seconds = 0, 0.0

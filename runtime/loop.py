@@ -147,6 +147,9 @@ def train(config: Training) -> Path:
     ema = EMA(module, loop.ema_decay)
     optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer)
     step = _resume(out, module, ema, optimizers)
+    if accelerator.is_main_process and step < loop.num_steps:
+        with (out / "starts.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "commit": commit(), "machine": machine()}) + "\n")
     model = accelerator.prepare(torch.compile(module) if loop.compile else module)
     metrics = Metrics(out / "metrics.jsonl", step, accelerator)
     batches = iter(_loader(objective, loop, step, accelerator))
@@ -253,8 +256,6 @@ def _claim(out: Path, config: Any) -> None:
         raise ValueError(
             f"{out} holds a run of another config: choose another `loop.out`, or remove the folder to start over"
         )
-    with (out / "starts.jsonl").open("a") as file:
-        file.write(json.dumps({"commit": commit(), "machine": machine()}) + "\n")
 
 
 def _same_config(path: Path, config: Any) -> bool:
