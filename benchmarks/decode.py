@@ -134,7 +134,7 @@ def naive(plantain: Any, requests: Sequence[Any]) -> torch.Tensor:
 
     transformer, vocabulary = plantain.transformer, plantain.vocabulary
     streams = open_streams(requests, vocabulary, transformer.config.positions, 2, plantain.device)
-    choice = choice_of(requests, streams)
+    choice = choice_of(requests, streams, vocabulary.image_block)
     counts = torch.zeros(len(requests), dtype=torch.long, device=plantain.device)
     longest, most = int(streams.last.max()) + 1, int(streams.num_codes.max())
     for step in range(most):

@@ -142,9 +142,11 @@ class Choice(NamedTuple):
     samples: Int[Tensor, " b"]
     # the rows that are guided, in the order of their second streams
     guided: Int[Tensor, " g"]
+    # what may be drawn: a block of the vocabulary
+    ids: Int[Tensor, " v"]
 
 
-def choice_of(requests: Sequence[ImageRequest], streams: Streams) -> Choice:
+def choice_of(requests: Sequence[ImageRequest], streams: Streams, block: slice) -> Choice:
     """What the requests say, on the streams' device."""
     device = streams.ids.device
     seeds, samples = ([getattr(request, name) for request in requests] for name in ("seed", "sample"))
@@ -153,6 +155,7 @@ def choice_of(requests: Sequence[ImageRequest], streams: Streams) -> Choice:
         torch.tensor(seeds, device=device),
         torch.tensor(samples, device=device),
         streams.owner[len(requests) :],
+        torch.arange(block.start, block.stop, device=device),
     )
 
 
@@ -176,7 +179,7 @@ def choose(
     logits = transformer.logits(conditional, block)
     seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
     settings = choice.settings.repeat(width)
-    ids = draw(logits.flatten(0, 1), settings, seeds, samples, places.flatten(), block.start)
+    ids = draw(logits.flatten(0, 1), settings, seeds, samples, places.flatten(), choice.ids)
     return ids.view(batch, width), logits.isfinite().all(-1)
 
 
@@ -259,7 +262,7 @@ def draw_images(
     cache = transformer.new_cache(*streams.ids.shape)
     prefill(transformer, streams, cache)
 
-    choice = choice_of(requests, streams)
+    choice = choice_of(requests, streams, vocabulary.image_block)
     longest, most = int(lengths.max()), int(sizes.max())
     places = lengths[:batch, None] + torch.arange(most, device=device)
     counts, left, passes = torch.zeros(batch, dtype=torch.long, device=device), most, 0

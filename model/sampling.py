@@ -157,7 +157,7 @@ def draw(
     seeds: Int[Tensor, " n"],
     samples: Int[Tensor, " n"],
     positions: Int[Tensor, " n"],
-    first_id: int,
+    ids: Int[Tensor, " v"],
 ) -> Int[Tensor, " n"]:
     """One id for each row.
 
@@ -165,8 +165,7 @@ def draw(
         logits: Of the allowed ids, a block of the vocabulary.
         settings: The filters.
         seeds, samples, positions: See `gumbel_noise`.
-        first_id: The vocabulary's entry that column 0 stands for.
+        ids: The vocabulary's entries that the columns stand for.
     """
-    ids = torch.arange(first_id, first_id + logits.shape[-1], device=logits.device)
     noise = gumbel_noise(seeds, samples, positions, ids) * (settings.temperature > 0)
-    return (filter_logits(logits, settings) + noise).argmax(-1) + first_id
+    return (filter_logits(logits, settings) + noise).argmax(-1) + ids[0]

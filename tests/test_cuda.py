@@ -22,8 +22,9 @@ def test_the_noise_is_the_same_on_gpu_and_cpu():
 def test_equal_logits_draw_equal_ids_on_gpu_and_cpu():
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0))
     config = SamplingConfig(temperature=0.8, top_k=100, top_p=0.9, min_p=0.01)
-    on_cpu = draw(logits, stack([config]), *arguments("cpu"), first_id=384)
-    on_gpu = draw(logits.cuda(), stack([config], "cuda"), *arguments("cuda"), first_id=384)
+    ids = torch.arange(384, 1384)
+    on_cpu = draw(logits, stack([config]), *arguments("cpu"), ids)
+    on_gpu = draw(logits.cuda(), stack([config], "cuda"), *arguments("cuda"), ids.cuda())
     assert torch.equal(on_cpu, on_gpu.cpu())
 
 

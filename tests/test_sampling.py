@@ -87,11 +87,12 @@ def test_every_row_has_settings_of_its_own():
     logits = torch.randn(len(configs), 30, generator=torch.Generator().manual_seed(0))
     together = filter_logits(logits, stack(configs))
     where = [torch.arange(len(configs)) for _ in range(3)]
-    drawn = draw(logits, stack(configs), *where, first_id=5)
+    ids = torch.arange(5, 35)
+    drawn = draw(logits, stack(configs), *where, ids)
     for row, config in enumerate(configs):
         mine = slice(row, row + 1)
         assert torch.equal(filter_logits(logits[mine], stack([config])), together[mine])
-        assert torch.equal(draw(logits[mine], stack([config]), *(part[mine] for part in where), 5), drawn[mine])
+        assert torch.equal(draw(logits[mine], stack([config]), *(part[mine] for part in where), ids), drawn[mine])
 
 
 @pytest.mark.parametrize("top_p", [1e-9, 0.5, 1.0])
@@ -109,9 +110,8 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_noise():
     logits = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
     numbers = torch.arange(64)
     for settings in ({}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.1}):
-        drawn = draw(
-            logits, stack([SamplingConfig(temperature=0.0, **settings)]), numbers, numbers, numbers, first_id=100
-        )
+        config = stack([SamplingConfig(temperature=0.0, **settings)])
+        drawn = draw(logits, config, numbers, numbers, numbers, torch.arange(100, 120))
         assert torch.equal(drawn, logits.argmax(-1) + 100)
 
 
@@ -120,9 +120,8 @@ def test_next_to_temperature_zero_the_likeliest_is_taken_too():
     numbers = torch.arange(64)
     for settings in ({}, {"top_k": 3}, {"top_p": 0.5, "min_p": 0.1}):
         for temperature in (1e-6, 1e-30, 1e-40):
-            drawn = draw(
-                logits, stack([SamplingConfig(temperature=temperature, **settings)]), numbers, numbers, numbers, 0
-            )
+            config = stack([SamplingConfig(temperature=temperature, **settings)])
+            drawn = draw(logits, config, numbers, numbers, numbers, torch.arange(20))
             assert torch.equal(drawn, logits.argmax(-1))
 
 
@@ -138,7 +137,7 @@ def test_draws_follow_the_filtered_softmax_along_every_axis_of_the_noise(
     logits = torch.tensor([0.4, 0.1, 0.25, 0.2, 0.05]).log().expand(count, -1)
     config = stack([SamplingConfig(**settings)])
     where = {name: torch.full((count,), 5) for name in ("seeds", "samples", "positions")} | {axis: torch.arange(count)}
-    drawn = draw(logits, config, **where, first_id=384) - 384
+    drawn = draw(logits, config, **where, ids=torch.arange(384, 389)) - 384
     counts = torch.bincount(drawn, minlength=5)
     assert chi_square(counts, filter_logits(logits[:1], config).softmax(-1)[0]) > 1e-4
 
