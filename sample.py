@@ -41,9 +41,10 @@ def main() -> None:
     parser.add_argument(
         "--decoding",
         choices=("sequential", "jacobi"),
-        default="sequential",
-        help="jacobi draws the same pictures in fewer passes, each of them longer (default: sequential)",
+        default="jacobi",
+        help="jacobi draws the same pictures as sequential, in fewer passes (default: jacobi)",
     )
+    parser.add_argument("--compile", action="store_true", help="compile first: wait a minute, then draw sooner")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--scale", type=int, help="enlargement of each pixel in the PNG (default: to about 256)")
     parser.add_argument("--out", type=Path, help="the PNG to write (default: a new file in outputs/)")
@@ -65,6 +66,8 @@ def main() -> None:
         from model import Plantain
 
         plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+        if arguments.compile:
+            plantain.compile()
         with tqdm(unit="code", desc="drawing") as bar:
 
             def progress(done: int, total: int) -> None:
@@ -79,7 +82,7 @@ def main() -> None:
         facts |= {name: str(value) for name, value in vars(result.sampling).items()}
         scale = max(1, 256 // result.images[0].width) if arguments.scale is None else arguments.scale
         save_sheet(out, result.images, labels, scale, facts | {"checkpoint": str(arguments.checkpoint)})
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         parser.exit(2, f"sample.py: {error}\n")
     print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
 

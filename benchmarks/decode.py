@@ -1,6 +1,7 @@
 """How long a picture takes, by decoding and batch size, in one run on one machine.
 
     python -m benchmarks.decode checkpoints/shapes32
+    python -m benchmarks.decode 111M --grid 8x8
 
 All contestants draw pictures of the same prompts, one after the other in every round, and the figure that is compared
 is the median over rounds of the ratio to sequential decoding in the same round. They are
@@ -8,10 +9,13 @@ is the median over rounds of the ratio to sequential decoding in the same round.
     naive           sequential decoding without a cache: every code reads the whole sequence again
     sequential      a code at each pass
     jacobi          a window at each pass; the same pictures
+    compiled ...    either of them with compiled passes
     transformers    `generate` of a Qwen3 of the same shape with random weights and guidance, where it is installed
 
 Also measured: the passes that Jacobi decoding needs for a code, the image tokenizer's share of the time, and the floor:
-the bytes of the weights that a pass reads over the bandwidth at which this machine reads memory.
+the bytes of the weights that a pass reads over the bandwidth at which this machine reads memory. A size in place of a
+checkpoint stands for random weights of LlamaGen's shapes and 15,360 codes; guesses are then always wrong, so that only
+sequential decoding is measured.
 """
 
 import argparse
@@ -25,17 +29,22 @@ from typing import Any
 
 import torch
 
+# dim, depth, heads, width of the MLP. Source: Sun et al., "Autoregressive Model Beats Diffusion", table 1.
+SIZES = {"111M": (768, 12, 12, 2048), "343M": (1024, 24, 16, 2816), "775M": (1280, 36, 20, 3456)}
+
 
 def main() -> None:
-    """Measures a checkpoint and writes the figures into docs/results/."""
+    """Measures a model and writes the figures into docs/results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder or hub id")
+    parser.add_argument("model", help=f"folder or hub id of a checkpoint, or a size: {', '.join(SIZES)}")
+    parser.add_argument("--grid", default="16x16", help="rows and columns of codes, for a size (default: 16x16)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32], help="pictures at once")
     parser.add_argument("--rounds", type=int, default=5, help="how often all contestants run (default: 5)")
+    parser.add_argument("--skip", nargs="*", default=[], help="contestants to leave out")
     parser.add_argument("--threads", type=int, help="of a CPU (default: torch's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="default: docs/results/decode-<checkpoint's name>.json")
+    parser.add_argument("--out", type=Path, help="default: docs/results/decode-<model's name>.json")
     arguments = parser.parse_args()
 
     from metrics.record import RESULTS, record
@@ -44,54 +53,94 @@ def main() -> None:
     started = time.perf_counter()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+    if arguments.model in SIZES:
+        rows, columns = (int(side) for side in arguments.grid.split("x"))
+        plantain = of_size(arguments.model, (rows, columns), arguments.device)
+    else:
+        plantain = Plantain.from_pretrained(arguments.model, arguments.device)
     figures: dict[str, Any] = {"batches": {}, "floor": floor(plantain)}
     for batch_size in arguments.batch_sizes:
-        figures["batches"][batch_size] = measure(plantain, batch_size, arguments.rounds, arguments.seed)
+        figures["batches"][batch_size] = measure(plantain, batch_size, arguments.rounds, arguments.seed, arguments.skip)
         print(batch_size, figures["batches"][batch_size], flush=True)
     config = {
-        "checkpoint": arguments.checkpoint,
+        "model": arguments.model,
+        "grid": plantain.grids[0],
         "rounds": arguments.rounds,
         "threads": torch.get_num_threads(),
         "guidance": plantain.recipe.guidance,
         "temperature": plantain.recipe.temperature,
+        "dtype": str(plantain.transformer.head.weight.dtype),
     }
-    out = arguments.out or RESULTS / f"decode-{Path(arguments.checkpoint).name}.json"
+    out = arguments.out or RESULTS / f"decode-{Path(arguments.model).name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)
     print(f"wrote {out}")
 
 
-def measure(plantain: Any, batch_size: int, rounds: int, seed: int) -> dict[str, Any]:
+def of_size(name: str, grid: tuple[int, int], device: str) -> Any:
+    """A model of one of LlamaGen's shapes with random weights, which draws at guidance 2."""
+    from model import Plantain
+    from model.sampling import SamplingConfig
+    from model.transformer import ModelConfig, Transformer
+    from runtime.device import resolve_device
+    from sample import DEMO
+    from tokenizer.autoencoder import AutoencoderConfig
+    from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
+    from tokenizer.quantizer import FSQConfig
+    from tokenizer.text import TextTokenizer
+    from tokenizer.vocabulary import Vocabulary
+
+    torch.manual_seed(0)
+    where = resolve_device(device)
+    stride_16 = AutoencoderConfig(patch=4, widths=(64, 128, 256))
+    image_tokenizer = ImageTokenizer(ImageTokenizerConfig(stride_16, FSQConfig(levels=(8, 8, 8, 6, 5))))
+    text_tokenizer = TextTokenizer.train(DEMO * 2, 320)
+    vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
+    dim, depth, heads, mlp_dim = SIZES[name]
+    config = ModelConfig(dim, depth, heads, heads, 64, mlp_dim, max_length=grid[0] * grid[1] + 64)
+    transformer = Transformer(config, vocabulary.size)
+    return Plantain(
+        transformer.to(where, torch.bfloat16 if where.type == "cuda" else torch.float32),
+        image_tokenizer.to(where),
+        text_tokenizer,
+        SamplingConfig(guidance=2.0),
+        [grid],
+    )
+
+
+def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Sequence[str]) -> dict[str, Any]:
     """Seconds a picture of each contestant, and their ratios to sequential decoding.
 
     Raises:
         RuntimeError: Two contestants that should draw the same pictures did not.
     """
-    from model.generate import ImageRequest, draw_images, jacobi_window, open_image
+    from model.engine import Engine
+    from model.generate import draw_images, jacobi_window, open_image
     from sample import DEMO
 
-    texts = [DEMO[number % len(DEMO)] for number in range(batch_size)]
     grid = plantain.grids[0]
-    requests = [
-        ImageRequest(plantain._condition(text, grid), grid, plantain.recipe, seed, number)
-        for number, text in enumerate(texts)
-    ]
-    window = jacobi_window(plantain.device, requests)
+    requests = plantain.requests([DEMO[number % len(DEMO)] for number in range(batch_size)], seed=seed)
+    window = max(2, jacobi_window(plantain.device, requests))
     passes = {}
 
-    def draw(name: str, width: int) -> torch.Tensor:
-        drawings = list(draw_images(plantain.transformer, plantain.vocabulary, requests, width))
+    def draw(name: str, width: int, engine: Any = None) -> torch.Tensor:
+        model = plantain.transformer, plantain.vocabulary
+        drawings = list(draw_images(*model, requests, width, plantain.draft, engine))
         passes[name] = len(drawings) / (grid[0] * grid[1])
         return drawings[-1].codes
 
+    engine = Engine()
     contestants: dict[str, Callable[[], torch.Tensor | None]] = {
         "sequential": lambda: draw("sequential", 1),
-        "jacobi": lambda: draw("jacobi", max(window, 2)),
+        "compiled sequential": lambda: draw("compiled sequential", 1, engine),
         "naive": lambda: naive(plantain, requests),
     }
+    if plantain.draft is not None:
+        contestants["jacobi"] = lambda: draw("jacobi", window)
+        contestants["compiled jacobi"] = lambda: draw("compiled jacobi", window, engine)
     if importlib.util.find_spec("transformers") is not None:
-        opened = (open_image(r.segments, grid, plantain.vocabulary, "line")[0] for r in requests)
+        opened = (open_image(request.segments, grid, plantain.vocabulary, "line")[0] for request in requests)
         contestants["transformers"] = qwen3(plantain, [len(prefix.ids) for prefix in opened])
+    contestants = {name: work for name, work in contestants.items() if name not in skipped}
     seconds: dict[str, list[float]] = {name: [] for name in (*contestants, "tokenizer")}
     for number in range(rounds + 1):
         drawn = {}
@@ -99,11 +148,11 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int) -> dict[str,
             took, drawn[name] = clock(contestant, plantain.device)
             seconds[name].append(took)
         codes = drawn["sequential"]
-        if any(not torch.equal(drawn[name], codes) for name in ("jacobi", "naive")):
-            raise RuntimeError("the decodings drew different pictures: nothing was measured")
+        if different := [name for name, found in drawn.items() if found is not None and not torch.equal(found, codes)]:
+            raise RuntimeError(f"{', '.join(different)} drew other pictures than sequential: nothing was measured")
         decode = partial(plantain.image_tokenizer.decode, codes.view(batch_size, *grid))
         seconds["tokenizer"].append(clock(decode, plantain.device)[0])
-        if not number:  # the first round warms up
+        if not number:  # the first round warms up and compiles
             seconds = {name: [] for name in seconds}
     reference = seconds["sequential"]
     return {
@@ -113,7 +162,7 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int) -> dict[str,
             for name, values in seconds.items()
         },
         "passes_per_code": passes,
-        "window": max(window, 2),
+        "window": window,
     }
 
 
@@ -130,20 +179,19 @@ def clock(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 @torch.inference_mode()
 def naive(plantain: Any, requests: Sequence[Any]) -> torch.Tensor:
     """Sequential decoding that reads every sequence from its beginning for each code."""
-    from model.generate import choice_of, choose, open_streams, settle
+    from model.generate import choice_of, choose, open_streams
 
     transformer, vocabulary = plantain.transformer, plantain.vocabulary
-    streams = open_streams(requests, vocabulary, transformer.config.positions, 2, plantain.device)
+    streams = open_streams(requests, vocabulary, transformer.config.positions, plantain.device, padding=0)
     choice = choice_of(requests, streams, vocabulary.image_block)
-    counts = torch.zeros(len(requests), dtype=torch.long, device=plantain.device)
     longest, most = int(streams.last.max()) + 1, int(streams.num_codes.max())
     for step in range(most):
         reach = longest + step
         hidden = transformer(streams.ids[:, :reach], streams.positions[:, :reach])
-        slots = streams.last[:, None] + counts[streams.owner, None]
+        slots = streams.last[:, None] + step
         last = hidden.gather(1, slots[:, :, None].expand(-1, -1, hidden.shape[-1]))
         drawn, _ = choose(transformer, vocabulary.image_block, choice, last, slots[: len(requests)] + 1)
-        counts = settle(streams, slots + 1, drawn, counts)
+        streams.ids.scatter_(1, slots + 1, drawn[streams.owner])
     places = streams.last[: len(requests), None] + 1 + torch.arange(most, device=plantain.device)
     return streams.ids[: len(requests)].gather(1, places) - vocabulary.image_start
 

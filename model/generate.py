@@ -5,27 +5,34 @@
 
 What is drawn for a place is a function of the ids before it: weights and settings are fixed, and so is the noise (see
 model.sampling). Sequential decoding has a window of one id. Jacobi decoding has a window of which only the first id is
-known and the others are guessed: what is drawn where all before it was guessed right is what sequential decoding would
-have drawn, so it stays; the rest is the next pass's guess. Both give the same picture.
+known and the others are guessed (see model.draft): what is drawn where all before it was guessed right is what
+sequential decoding would have drawn, so it stays. Both give the same picture.
 
 Rows of a batch are independent: each has its own prompt, grid, settings, seed and sample number, and comes out as it
 would alone.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from model import draft
 from model.cache import Cache
 from model.sampling import SamplingConfig, Settings, draw, guide, stack
-from model.transformer import Transformer
+from model.transformer import ModelConfig, Transformer
+from runtime.device import free_memory
 from tokenizer.sequence import ImageSegment, Packed, Positions, Segment, pack
 from tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from model.engine import Engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +90,12 @@ def open_streams(
     requests: Sequence[ImageRequest],
     vocabulary: Vocabulary,
     positions: Positions,
-    padding: int,
     device: torch.device,
+    padding: int,
+    length: int = 0,
 ) -> Streams:
-    """Lays out all sequences at the length of the longest prefix and the largest grid, and `padding` ids more."""
+    """Lays out all sequences, with room for the longest prefix and the largest grid, or for `length` ids if that is
+    more, and for `padding` ids after them."""
     owner = [*range(len(requests)), *(i for i, request in enumerate(requests) if request.sampling.guidance != 1)]
     layouts: dict[tuple[int, tuple[int, int]], tuple[Packed, np.ndarray]] = {}
     opened = []
@@ -96,7 +105,8 @@ def open_streams(
         if key not in layouts:
             layouts[key] = open_image(segments, requests[index].grid, vocabulary, positions)
         opened.append(layouts[key])
-    total = max(len(prefix.ids) for prefix, _ in opened) + max(len(places) for _, places in opened) + padding
+    needed = max(len(prefix.ids) for prefix, _ in opened) + max(len(places) for _, places in opened)
+    total = max(needed, length) + padding
     ids = torch.full((len(owner), total), vocabulary.image_start)
     where = torch.zeros(len(owner), total, 2, dtype=torch.long)
     for stream, (prefix, places) in enumerate(opened):
@@ -183,53 +193,82 @@ def choose(
     return ids.view(batch, width), logits.isfinite().all(-1)
 
 
+class Session(NamedTuple):
+    """All that a pass reads and writes, but for the weights."""
+
+    streams: Streams
+    choice: Choice
+    cache: Cache
+    # codes of each picture that are final
+    counts: Int[Tensor, " b"]
+    # each row's first place whose logits were not finite
+    broken: Int[Tensor, " b"]
+
+
 def settle(
-    streams: Streams, places: Int[Tensor, "s w"], drawn: Int[Tensor, "b w"], counts: Int[Tensor, " b"]
-) -> Int[Tensor, " b"]:
-    """Writes what was drawn and guesses what the next window adds; returns how many codes of each row are final now.
+    session: Session, places: Int[Tensor, "s w"], drawn: Int[Tensor, "b w"], table: Int[Tensor, " size"] | None
+) -> None:
+    """Writes what was drawn, guesses what the next window adds, and counts the codes that are final now.
 
     The first drawn id is final, and each after it if all ids before it had been guessed right.
     """
-    width = drawn.shape[1]
-    right = (drawn == streams.ids[: len(drawn)].gather(1, places[: len(drawn)])).cumprod(1).sum(1)
-    streams.ids.scatter_(1, places, drawn[streams.owner])
+    streams, (batch, width) = session.streams, drawn.shape
+    own, before = places[:batch], streams.ids[:batch]
+    right = (drawn == before.gather(1, own)).cumprod(1).sum(1)
     if width > 1:
-        # A new place is guessed to hold what the one above it holds; in the first row, what was drawn last.
-        new = places + width
-        above = new - streams.columns[:, None]
-        source = torch.where(above > streams.last[:, None], above, places[:, -1:])
-        streams.ids.scatter_(1, new, streams.ids.gather(1, source))
-    return torch.minimum(counts + (right + 1).clamp(max=width), streams.num_codes[: len(drawn)])
+        places, drawn = torch.cat([places, places + width], 1), _guess(session, own, drawn, table)
+    streams.ids.scatter_(1, places, drawn[streams.owner])
+    counts = torch.minimum(session.counts + (right + 1).clamp(max=width), streams.num_codes[:batch])
+    session.counts.copy_(counts)
+
+
+def _guess(
+    session: Session, places: Int[Tensor, "b w"], drawn: Int[Tensor, "b w"], table: Int[Tensor, " size"] | None
+) -> Int[Tensor, "b v"]:
+    """What was drawn for the window, where that may well last, and guesses for the rest of it and for the next one."""
+    streams, (batch, width) = session.streams, drawn.shape
+    first, columns, before = streams.last[:batch] + 1, streams.columns[:batch], streams.ids[:batch]
+    # A new place is guessed to hold what the one above it holds; in the first row, what was drawn last.
+    new = places + width
+    above = new - columns[:, None]
+    ids = before.scatter(1, places, drawn)
+    ids = ids.scatter(1, new, ids.gather(1, torch.where(above >= first[:, None], above, places[:, -1:])))
+    reach = torch.cat([places, new], 1)
+    if table is not None:
+        base = session.choice.ids[0]
+        ids = draft.guess(table, ids - base, before - base, reach, width, first, columns) + base
+    return ids.gather(1, reach)
 
 
 def step(
     transformer: Transformer,
     block: slice,
-    streams: Streams,
-    choice: Choice,
-    counts: Int[Tensor, " b"],
-    cache: Cache,
+    table: Int[Tensor, " size"] | None,
+    session: Session,
     width: int,
     limit: int,
-) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+) -> None:
     """One pass: reads a window of every stream, draws what follows and settles it.
 
     Nothing in it waits for a device, so that it can be compiled whole.
-
-    Returns:
-        How many codes of each row are final now, and each row's first place whose logits are not finite.
     """
+    streams, counts = session.streams, session.counts
     slots = streams.last[:, None] + counts[streams.owner, None] + torch.arange(width, device=counts.device)
-    hidden = read(transformer, streams, slots, cache, limit)
+    hidden = read(transformer, streams, slots, session.cache, limit)
     places = slots[: len(counts)] + 1
-    drawn, finite = choose(transformer, block, choice, hidden, places)
-    broken = places.masked_fill(finite, _NOWHERE).amin(1)
-    return settle(streams, slots + 1, drawn, counts), broken
+    drawn, finite = choose(transformer, block, session.choice, hidden, places)
+    session.broken.copy_(torch.minimum(session.broken, places.masked_fill(finite, _NOWHERE).amin(1)))
+    settle(session, slots + 1, drawn, table)
 
 
 @torch.inference_mode()
 def draw_images(
-    transformer: Transformer, vocabulary: Vocabulary, requests: Sequence[ImageRequest], window: int = 1
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    requests: Sequence[ImageRequest],
+    window: int = 1,
+    table: Int[Tensor, " size"] | None = None,
+    engine: "Engine | None" = None,
 ) -> Iterator[Drawn]:
     """Draws one image for every request.
 
@@ -239,19 +278,23 @@ def draw_images(
         requests: The rows of the batch.
         window: Codes of each picture that a forward pass draws: 1 is sequential decoding, more is Jacobi decoding. The
             pictures are the same; the passes are fewer, and each costs more.
+        table: What Jacobi decoding guesses from, see model.draft.
+        engine: Runs compiled passes; by default they run as they are.
 
     Yields:
         The codes after every pass.
 
     Raises:
         ValueError: The window is below one, a prompt leaves no room for the image, or logits are not finite.
+        MemoryError: The batch does not fit into memory.
 
     Source: Wiggers and Hoogeboom, "Predictive Sampling with Forecasting Autoregressive Models", section 3.
     """
     if window < 1:
         raise ValueError(f"window is {window}, but must be at least 1, which is sequential decoding")
     config, device, batch = transformer.config, transformer.head.weight.device, len(requests)
-    streams = open_streams(requests, vocabulary, config.positions, 2 * window, device)
+    rows, length = (requests, 0) if engine is None else (engine.pad(requests), config.max_length)
+    streams = open_streams(rows, vocabulary, config.positions, device, 2 * window, length)
     lengths, sizes = streams.last + 1, streams.num_codes
     if (excess := int((lengths + sizes).max()) - config.max_length) > 0:
         row = int((lengths + sizes).argmax())
@@ -259,21 +302,32 @@ def draw_images(
             f"a prompt of {lengths[row]} ids and an image of {sizes[row]} codes exceed the model's {config.max_length} "
             f"ids by {excess}: shorten the prompt"
         )
-    cache = transformer.new_cache(*streams.ids.shape)
-    prefill(transformer, streams, cache)
-
-    choice = choice_of(requests, streams, vocabulary.image_block)
+    _check_memory(transformer, streams, batch, window, len(range(*vocabulary.image_block.indices(vocabulary.size))))
+    session = Session(
+        streams,
+        choice_of(rows, streams, vocabulary.image_block),
+        transformer.new_cache(*streams.ids.shape),
+        torch.zeros(len(rows), dtype=torch.long, device=device),
+        torch.full((len(rows),), _NOWHERE, device=device),
+    )
     longest, most = int(lengths.max()), int(sizes.max())
-    places = lengths[:batch, None] + torch.arange(most, device=device)
-    counts, left, passes = torch.zeros(batch, dtype=torch.long, device=device), most, 0
-    while left:
-        width = min(window, left)
-        limit = min(longest + passes * window + width, cache.max_length)
-        counts, broken = step(transformer, vocabulary.image_block, streams, choice, counts, cache, width, limit)
-        _check(broken)
-        passes += 1
-        left = left - 1 if window == 1 else int((sizes[:batch] - counts).max())
-        yield Drawn(streams.ids[:batch].gather(1, places) - vocabulary.image_start, counts)
+    own = lengths[:batch, None] + torch.arange(most, device=device)
+    run = partial(step, transformer, vocabulary.image_block, table)
+    with nullcontext((session, run)) if engine is None else engine.take(session, run, window) as (session, run):
+        prefill(transformer, session.streams, session.cache)
+        left, passes = most, 0
+        while left:
+            width, limit = window, session.cache.max_length
+            if engine is None:  # nothing needs to keep its shape
+                width = min(window, left)
+                limit = min(longest + passes * window + width, limit)
+            run(session, width, limit)
+            passes += 1
+            left = left - 1 if window == 1 else int((sizes[:batch] - session.counts[:batch]).max())
+            if not left or device.type != "cuda":  # else looking would make the host wait
+                _check(session.broken[:batch])
+            codes = session.streams.ids[:batch].gather(1, own) - vocabulary.image_start
+            yield Drawn(codes, session.counts[:batch].clone())
 
 
 _NOWHERE = 2**62
@@ -287,8 +341,40 @@ def _check(broken: Int[Tensor, " b"]) -> None:
         )
 
 
+def num_bytes(config: ModelConfig, streams: int, length: int, longest: int, logits: int, width: int) -> int:
+    """An estimate of what drawing takes beside the weights.
+
+    Args:
+        config: The transformer's shape.
+        streams: Sequences that are read at once: one for each picture, and one more for each that is guided.
+        length: Ids that the cache has room for.
+        longest: Ids of the longest prompt.
+        logits: Numbers of logits of a pass: pictures times window times image ids.
+        width: Bytes of a number in the transformer.
+    """
+    cache = 2 * config.depth * streams * config.num_kv_heads * length * config.head_dim * width
+    hidden = streams * longest * (4 * config.dim + 3 * config.mlp_dim) * width
+    return cache + max(hidden, logits * 40)  # a logit's filters are in 4 bytes each and its noise in 8
+
+
+def _check_memory(transformer: Transformer, streams: Streams, batch: int, window: int, num_codes: int) -> None:
+    weight = transformer.head.weight
+    count, length = streams.ids.shape
+    longest = int(streams.last.max()) + 1
+    needed = num_bytes(transformer.config, count, length, longest, batch * window * num_codes, weight.element_size())
+    free = free_memory(weight.device)
+    if free is not None and needed > free:
+        raise MemoryError(
+            f"drawing {batch} pictures at once takes about {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} are free: "
+            f"draw at most {max(1, int(batch * free / needed))} at once"
+        )
+
+
 def jacobi_window(device: torch.device, requests: Sequence[ImageRequest]) -> int:
-    """A window that pays: as wide as the machine reads for little more than one id, shared by the batch's streams."""
-    spare = {"cuda": 256, "cpu": 16}.get(device.type, 32)
+    """A window that pays: as wide as the machine reads for little more than one id, shared by the batch's streams.
+
+    On two CPU cores `benchmarks.decode` finds 16 best for one guided picture, 8 for eight, and 1 for 32.
+    """
+    spare = {"cuda": 512, "cpu": 96}.get(device.type, 96)
     streams = sum(2 if request.sampling.guidance != 1 else 1 for request in requests)
-    return max(1, min(32, spare // streams))
+    return max(1, min(16, spare // streams))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.codes import encode_source
 from data.pictures import grid
 from data.sources import SourceConfig, open_source
+from model import draft
 from model.plantain import TEXT_FILE, Plantain
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
@@ -127,6 +128,8 @@ class NextIdObjective:
         self.model = LanguageModel(Transformer(config.network, self.vocabulary.size), self.vocabulary, config.z_loss)
         first = np.array(self.codes[0]["codes"])
         self.grid = (first.shape[0], first.shape[1])
+        some = self.codes.select(range(min(len(self.codes), 100_000)))["codes"]
+        self.draft = draft.learn(np.array(some))
 
     def _text_tokenizer(self) -> TextTokenizer:
         """Trained once; a resumed run reads what it wrote."""
@@ -189,7 +192,8 @@ class NextIdObjective:
     def plantain(self, transformer: Transformer) -> Plantain:
         card = {"config": to_dict(self.config)}
         recipe = self.config.recipe
-        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, [self.grid], card)
+        grids = [self.grid]
+        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, grids, card, self.draft)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)

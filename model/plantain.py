@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.pictures import to_pixels
+from model.engine import Engine
 from model.generate import Drawn, ImageRequest, draw_images, jacobi_window
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
@@ -74,6 +75,7 @@ class Plantain:
         recipe: How this model is best sampled; every call may differ from it.
         grids: Grids (rows, columns) of codes that it was trained on.
         card: What is known of the training: data, config, steps, ...
+        draft: What Jacobi decoding guesses from, see model.draft.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Plantain:
         recipe: SamplingConfig,
         grids: Sequence[tuple[int, int]],
         card: dict[str, Any] | None = None,
+        draft: Int[Tensor, " size"] | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
@@ -92,6 +95,8 @@ class Plantain:
         self.recipe = recipe
         self.grids = [(rows, columns) for rows, columns in grids]
         self.card = card or {}
+        self.draft = draft
+        self._engine: Engine | None = None
 
     @classmethod
     def from_pretrained(
@@ -134,6 +139,7 @@ class Plantain:
         transformer = Transformer(from_dict(ModelConfig, config["transformer"]), vocabulary.size)
         load_weights(transformer, weights, folder, "transformer.")
         device = resolve_device(device)
+        draft = weights.get("draft")
         dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
         return cls(
             transformer.to(device, DTYPES[dtype]),
@@ -142,6 +148,7 @@ class Plantain:
             from_dict(SamplingConfig, config["recipe"]),
             [tuple(grid) for grid in config["grids"]],
             config.get("card"),
+            None if draft is None else draft.to(device),
         )
 
     def save_pretrained(self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
@@ -155,6 +162,8 @@ class Plantain:
             f"transformer.{name}": tensor.to(DTYPES[dtype]) for name, tensor in self.transformer.state_dict().items()
         }
         weights |= {f"image_tokenizer.{name}": tensor for name, tensor in self.image_tokenizer.state_dict().items()}
+        if self.draft is not None:
+            weights["draft"] = self.draft
         config = {
             "model_type": MODEL_TYPE,
             "transformer": to_dict(self.transformer.config),
@@ -170,6 +179,15 @@ class Plantain:
     def device(self) -> torch.device:
         return self.transformer.head.weight.device
 
+    def compile(self) -> "Plantain":
+        """Lets later calls run compiled passes: several times sooner, after a minute's wait in the first of each kind.
+
+        Kinds differ by batch size, counted in powers of two, by window and by which filters are used. Needs a C++
+        compiler on a CPU.
+        """
+        self._engine = self._engine or Engine()
+        return self
+
     def generate(
         self,
         prompt: str | None | Sequence[str | None],
@@ -182,7 +200,7 @@ class Plantain:
         min_p: float | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
-        decoding: Decoding = "sequential",
+        decoding: Decoding = "jacobi",
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
@@ -198,8 +216,10 @@ class Plantain:
             guidance, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the model's recipe.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once; more is faster and takes more memory.
-            decoding: `sequential` draws a code at each pass, `jacobi` as many as a window of guesses has right.
-            window: Codes of a picture that a pass of `jacobi` looks at; by default what suits device and batch.
+            decoding: `sequential` draws a code at each pass, `jacobi` as many as a window of guesses has right. The
+                pictures are the same, but for logits that tie to within rounding.
+            window: Codes of a picture that a pass of `jacobi` looks at; by default what suits device and batch: one,
+                which is sequential, where the batch alone keeps the machine busy.
             progress: Called with (codes drawn, codes in all) as they come.
 
         Returns:
@@ -210,7 +230,8 @@ class Plantain:
         """
         started = time.perf_counter()
         sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
-        prompts, requests = self._requests(prompt, num_images, seed, sampling, size)
+        prompts = _listed(prompt)
+        requests = self.requests(prompts, num_images, seed, sampling, size)
         drawn: list[np.ndarray] = []
         images: list[np.ndarray] = []
         total = sum(rows * columns for rows, columns in (request.grid for request in requests))
@@ -245,7 +266,7 @@ class Plantain:
         min_p: float | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
-        decoding: Decoding = "sequential",
+        decoding: Decoding = "jacobi",
         window: int | None = None,
         preview_rows: int = 1,
     ) -> Iterator[Progress]:
@@ -264,7 +285,7 @@ class Plantain:
         if preview_rows < 1:
             raise ValueError(f"preview_rows is {preview_rows}, but must be at least 1")
         sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
-        _, requests = self._requests(prompt, num_images, seed, sampling, size)
+        requests = self.requests(_listed(prompt), num_images, seed, sampling, size)
         return self._stream(_batches(requests, batch_size), decoding, window, preview_rows)
 
     def _stream(
@@ -300,24 +321,23 @@ class Plantain:
         settings = dict(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         return replace(self.recipe, **{name: value for name, value in settings.items() if value is not None})
 
-    def _requests(
+    def requests(
         self,
-        prompt: str | None | Sequence[str | None],
-        num_images: int,
-        seed: int,
-        sampling: SamplingConfig,
-        size: tuple[int, int] | None,
-    ) -> tuple[list[str | None], list[ImageRequest]]:
-        """The prompts, and for each of them one request for every picture."""
+        prompts: Sequence[str | None],
+        num_images: int = 1,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> list[ImageRequest]:
+        """What model.generate is asked for: for each prompt, one request for every picture; see `generate`."""
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}, but must be at least 1")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {seed}, but must be a whole number from 0 to 2^63 - 1")
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         grid = self._grid(size)
         conditions = [self._condition(text, grid) for text in prompts]
-        return prompts, [
-            ImageRequest(segments, grid, sampling, seed, number)
+        return [
+            ImageRequest(segments, grid, sampling or self.recipe, seed, number)
             for segments in conditions
             for number in range(num_images)
         ]
@@ -329,7 +349,7 @@ class Plantain:
             window = 1
         elif window is None:
             window = jacobi_window(self.device, batch)
-        return draw_images(self.transformer, self.vocabulary, batch, window)
+        return draw_images(self.transformer, self.vocabulary, batch, window, self.draft, self._engine)
 
     def _preview(self, codes: Int[Tensor, "h w"], rows: int) -> "Image":
         """The first rows of a picture that will have `rows` of them, the rest gray."""
@@ -365,6 +385,10 @@ class Plantain:
     def _sequence(self, condition: Sequence[Segment], codes: np.ndarray) -> np.ndarray:
         text = [token for segment in condition if isinstance(segment, TextSegment) for token in segment.ids]
         return pack(text_to_image(text, codes), self.vocabulary, self.transformer.config.positions).ids
+
+
+def _listed(prompt: str | None | Sequence[str | None]) -> list[str | None]:
+    return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
 def _batches(requests: list[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:

@@ -120,14 +120,17 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) 
     return unconditional + guidance * (conditional - unconditional)
 
 
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2^64 over the golden ratio
-_MIX = (-4658895280553007687, -7723592293110705685)  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2^64 over the golden ratio
+_FACTORS = (-4658895280553007687, -7723592293110705685)  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def _mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """SplitMix64's finaliser; int64 arithmetic wraps around as uint64 would, and shifts are masked to be logical."""
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * _MIX[0]
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * _MIX[1]
+def mix(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """Numbers that look random, of numbers such as counters: SplitMix64's finaliser.
+
+    int64 arithmetic wraps around as uint64 would, and shifts are masked to be logical.
+    """
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _FACTORS[0]
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _FACTORS[1]
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
@@ -145,8 +148,8 @@ def gumbel_noise(
     Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", figure 17 (the mixing function and
     its use on a counter).
     """
-    stream = _mix(_mix(_mix(seeds * _GOLDEN) + samples * _GOLDEN) + positions * _GOLDEN)
-    bits = _mix(stream[:, None] + (ids[None, :] + 1) * _GOLDEN)
+    stream = mix(mix(mix(seeds * GOLDEN) + samples * GOLDEN) + positions * GOLDEN)
+    bits = mix(stream[:, None] + (ids[None, :] + 1) * GOLDEN)
     uniform = (((bits >> 11) & (2**53 - 1)).double() + 0.5) * 2.0**-53
     return -torch.log(-torch.log(uniform.clamp_max(1 - 2.0**-53))).float()  # the largest would have rounded to 1
 

@@ -1,4 +1,6 @@
-"""Where to compute."""
+"""Where to compute, and how much fits there."""
+
+from pathlib import Path
 
 import torch
 
@@ -17,3 +19,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} can't be used here ({error}): try auto or cpu") from error
     return resolved
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated; None where nobody can tell."""
+    if device.type == "cuda":
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reusable
+    info = Path("/proc/meminfo")
+    if device.type == "cpu" and info.exists():
+        sizes = dict(line.split(":", 1) for line in info.read_text().splitlines())
+        return int(sizes["MemAvailable"].split()[0]) * 1024
+    return None

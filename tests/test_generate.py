@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import model.generate
-from model.generate import Drawn, ImageRequest, draw_images, jacobi_window, open_image
+from model.draft import learn
+from model.generate import Drawn, ImageRequest, draw_images, jacobi_window, num_bytes, open_image
 from model.sampling import SamplingConfig, filter_logits, stack
 from model.transformer import Transformer
 from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack, unpack
@@ -43,9 +44,15 @@ def last(drawings: Iterable[Drawn]) -> Drawn:
 
 
 def codes_of(
-    transformer: Transformer, vocabulary: Vocabulary, wanted: Sequence[Wanted], grid, window: int = 1, **settings
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    wanted: Sequence[Wanted],
+    grid,
+    window: int = 1,
+    table: torch.Tensor | None = None,
+    **settings,
 ) -> torch.Tensor:
-    return last(draw_images(transformer, vocabulary, requests_of(wanted, grid, **settings), window)).codes
+    return last(draw_images(transformer, vocabulary, requests_of(wanted, grid, **settings), window, table)).codes
 
 
 @torch.no_grad()
@@ -250,13 +257,30 @@ SETTINGS = (
 
 @pytest.mark.parametrize("positions", ["grid", "line"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_jacobi_draws_what_sequential_decoding_draws(settings: dict, positions, tiny_transformer: Callable):
+@pytest.mark.parametrize("drafted", [False, True])
+def test_jacobi_draws_what_sequential_decoding_draws(
+    settings: dict, positions, drafted: bool, tiny_transformer: Callable
+):
+    table = learn(np.random.default_rng(0).integers(0, 10, (50, 4, 4))) if drafted else None
     transformer = tiny_transformer(TEN.size, seed=3, positions=positions, loudness=1.0)
     wanted = [Wanted(text(*range(number % 4)), 1, number) for number in range(4)]
     for grid in ((3, 4), (1, 7), (5, 1)):
         expected = codes_of(transformer, TEN, wanted, grid, **settings)
         for window in (2, 3, 5, 12, 40):
-            assert torch.equal(codes_of(transformer, TEN, wanted, grid, window, **settings), expected)
+            assert torch.equal(codes_of(transformer, TEN, wanted, grid, window, table, **settings), expected)
+
+
+def test_a_draft_that_knows_the_pictures_saves_passes(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=3, loudness=1.0)
+    wanted = [Wanted(text(number), 0, number) for number in range(40)]
+    pictures = codes_of(transformer, TEN, wanted, (4, 4), guidance=2.0, temperature=0.5)
+    requests = requests_of(wanted[:1], (4, 4), guidance=2.0, temperature=0.5)
+    passes = {}
+    for name, table in (("without", None), ("with", learn(pictures[:1].view(1, 4, 4).numpy()))):
+        drawings = list(draw_images(transformer, TEN, requests, 16, table))
+        assert torch.equal(drawings[-1].codes[0], pictures[0])
+        passes[name] = len(drawings)
+    assert passes["with"] < passes["without"]
 
 
 def test_jacobi_needs_fewer_passes_and_never_shows_a_code_that_changes(tiny_transformer: Callable):
@@ -320,6 +344,22 @@ def test_a_cancelled_drawing_leaves_no_memory_behind(tiny_transformer: Callable,
     assert len(caches) == 200 and not any(cache() for cache in caches)
 
 
+def test_a_batch_beyond_memory_is_refused_before_anything_is_allocated(
+    tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    transformer = tiny_transformer(TEN.size)
+    requests = requests_of([Wanted(text(1), 0, number) for number in range(8)], (2, 3), guidance=2.0)
+    sizes = dict(streams=16, length=13, longest=5, logits=8 * 10, width=4)
+    needed = num_bytes(transformer.config, **sizes)
+    assert needed > sum(layer.keys.nbytes + layer.values.nbytes for layer in transformer.new_cache(16, 13).layers)
+    monkeypatch.setattr(model.generate, "free_memory", lambda device: needed)
+    assert last(draw_images(transformer, TEN, requests)).codes.shape == (8, 6)
+    monkeypatch.setattr(model.generate, "free_memory", lambda device: needed // 2)
+    monkeypatch.setattr(transformer, "new_cache", pytest.fail)
+    with pytest.raises(MemoryError, match=r"drawing 8 pictures at once takes about .* draw at most [34] at once"):
+        next(draw_images(transformer, TEN, requests))
+
+
 @pytest.mark.parametrize("window", [0, -1])
 def test_a_window_below_one_is_refused(window: int, tiny_transformer: Callable):
     with pytest.raises(ValueError, match=f"window is {window}, but must be at least 1"):
@@ -330,5 +370,5 @@ def test_the_default_window_shrinks_to_sequential_decoding_as_the_batch_grows():
     def window(count: int, device: str, guidance: float = 2.0) -> int:
         return jacobi_window(torch.device(device), requests_of([Wanted([], 0, 0)] * count, (8, 8), guidance=guidance))
 
-    assert [window(count, "cpu") for count in (1, 2, 4, 8, 64)] == [8, 4, 2, 1, 1]
-    assert window(1, "cpu", guidance=1.0) == 16 and window(1, "cuda") == 32 and window(1000, "cuda") == 1
+    assert [window(count, "cpu") for count in (1, 2, 4, 8, 64)] == [16, 16, 12, 6, 1]
+    assert window(1, "cpu", guidance=1.0) == 16 and window(1, "cuda") == 16 and window(1000, "cuda") == 1
