@@ -3,8 +3,8 @@
     python -m benchmarks.decode checkpoints/shapes32
     python -m benchmarks.decode 111M --grid 8x8
 
-All contestants draw pictures of the same prompts, one after the other in every round, and the figure that is compared
-is the median over rounds of the ratio to sequential decoding in the same round. They are
+All contestants draw pictures of the same prompts, one after the other in every round; what is compared is the median
+over rounds of the ratio of two in the same round. They are
 
     naive           sequential decoding without a cache: every code reads the whole sequence again
     sequential      a code at each pass
@@ -48,20 +48,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from metrics.record import RESULTS, record
-    from model import Plantain
 
     started = time.perf_counter()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.model in SIZES:
-        rows, columns = (int(side) for side in arguments.grid.split("x"))
-        plantain = of_size(arguments.model, (rows, columns), arguments.device)
-    else:
-        plantain = Plantain.from_pretrained(arguments.model, arguments.device)
+    plantain = load(arguments.model, arguments.grid, arguments.device)
     figures: dict[str, Any] = {"batches": {}, "floor": floor(plantain)}
     for batch_size in arguments.batch_sizes:
         figures["batches"][batch_size] = measure(plantain, batch_size, arguments.rounds, arguments.seed, arguments.skip)
-        print(batch_size, figures["batches"][batch_size], flush=True)
+        for name, values in figures["batches"][batch_size]["seconds"].items():
+            print(f"{batch_size:4} pictures at once, {name}: {median(values) / batch_size:.4f} s a picture", flush=True)
     config = {
         "model": arguments.model,
         "grid": plantain.grids[0],
@@ -76,8 +72,8 @@ def main() -> None:
     print(f"wrote {out}")
 
 
-def of_size(name: str, grid: tuple[int, int], device: str) -> Any:
-    """A model of one of LlamaGen's shapes with random weights, which draws at guidance 2."""
+def load(name: str, grid: str, device: str) -> Any:
+    """A checkpoint, or a model of one of LlamaGen's shapes with random weights that draws at guidance 2."""
     from model import Plantain
     from model.sampling import SamplingConfig
     from model.transformer import ModelConfig, Transformer
@@ -89,26 +85,29 @@ def of_size(name: str, grid: tuple[int, int], device: str) -> Any:
     from tokenizer.text import TextTokenizer
     from tokenizer.vocabulary import Vocabulary
 
+    if name not in SIZES:
+        return Plantain.from_pretrained(name, device)
     torch.manual_seed(0)
     where = resolve_device(device)
+    rows, columns = (int(side) for side in grid.split("x"))
     stride_16 = AutoencoderConfig(patch=4, widths=(64, 128, 256))
     image_tokenizer = ImageTokenizer(ImageTokenizerConfig(stride_16, FSQConfig(levels=(8, 8, 8, 6, 5))))
     text_tokenizer = TextTokenizer.train(DEMO * 2, 320)
     vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
     dim, depth, heads, mlp_dim = SIZES[name]
-    config = ModelConfig(dim, depth, heads, heads, 64, mlp_dim, max_length=grid[0] * grid[1] + 64)
+    config = ModelConfig(dim, depth, heads, heads, 64, mlp_dim, max_length=rows * columns + 64)
     transformer = Transformer(config, vocabulary.size)
     return Plantain(
         transformer.to(where, torch.bfloat16 if where.type == "cuda" else torch.float32),
         image_tokenizer.to(where),
         text_tokenizer,
         SamplingConfig(guidance=2.0),
-        [grid],
+        [(rows, columns)],
     )
 
 
 def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Sequence[str]) -> dict[str, Any]:
-    """Seconds a picture of each contestant, and their ratios to sequential decoding.
+    """Seconds that each contestant took for the batch in each round, and passes that it needed for a code.
 
     Raises:
         RuntimeError: Two contestants that should draw the same pictures did not.
@@ -154,16 +153,7 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
         seconds["tokenizer"].append(clock(decode, plantain.device)[0])
         if not number:  # the first round warms up and compiles
             seconds = {name: [] for name in seconds}
-    reference = seconds["sequential"]
-    return {
-        "seconds_per_picture": {name: median(values) / batch_size for name, values in seconds.items()},
-        "time_of_sequential": {
-            name: median(value / base for value, base in zip(values, reference, strict=True))
-            for name, values in seconds.items()
-        },
-        "passes_per_code": passes,
-        "window": window,
-    }
+    return {"seconds": seconds, "passes_per_code": passes, "window": window}
 
 
 def clock(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -196,8 +186,8 @@ def naive(plantain: Any, requests: Sequence[Any]) -> torch.Tensor:
     return streams.ids[: len(requests)].gather(1, places) - vocabulary.image_start
 
 
-def qwen3(plantain: Any, lengths: Sequence[int]) -> Callable[[], None]:
-    """`transformers`' sampling loop with guidance, on random weights of our model's shape."""
+def qwen3_like(plantain: Any) -> Any:
+    """A Qwen3 of `transformers` of our model's shape, with random weights."""
     hf = importlib.import_module("transformers")
     ours = plantain.transformer.config
     config = hf.Qwen3Config(
@@ -211,7 +201,12 @@ def qwen3(plantain: Any, lengths: Sequence[int]) -> Callable[[], None]:
         max_position_embeddings=ours.max_length,
         tie_word_embeddings=False,
     )
-    model = hf.Qwen3ForCausalLM(config).eval().to(plantain.device, plantain.transformer.head.weight.dtype)
+    return hf.Qwen3ForCausalLM(config).eval().to(plantain.device, plantain.transformer.head.weight.dtype)
+
+
+def qwen3(plantain: Any, lengths: Sequence[int]) -> Callable[[], None]:
+    """`transformers`' sampling loop with guidance, on random weights of our model's shape."""
+    hf, model = importlib.import_module("transformers"), qwen3_like(plantain)
     num_codes = plantain.grids[0][0] * plantain.grids[0][1]
     longest = max(lengths)
     prompt = torch.randint(10, 100, (len(lengths), longest), device=plantain.device)

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from metrics.record import RESULTS
@@ -83,11 +84,29 @@ def runs(*configs: str) -> str:
     return _markdown(header, rows) + f"\nConfigs, commits and curves: {', '.join(notes)}.\n"
 
 
-TABLES = {"adherence": adherence, "runs": runs}
+def decode(model: str) -> str:
+    """How much sooner than `transformers` each way to decode is done, by batch size."""
+    result = _read(f"decode-{model}")
+    names = ("naive", "sequential", "jacobi", "compiled sequential", "compiled jacobi")
+    rows = []
+    for batch_size, figures in result["figures"]["batches"].items():
+        seconds, passes = figures["seconds"], figures["passes_per_code"].get("jacobi")
+        times = [_times(seconds["transformers"], seconds[name]) if name in seconds else "" for name in names]
+        rows.append([batch_size, *times, "" if passes is None else f"{passes:.2f} (window {figures['window']})"])
+    header = ["pictures at once", *names, "Jacobi's passes a code"]
+    note = f"`{result['command']}`, guidance {result['config']['guidance']:g}, commit {result['commit']}"
+    return _markdown(header, rows) + f"\n{note}, {_machine(result)}.\n"
+
+
+TABLES = {"adherence": adherence, "runs": runs, "decode": decode}
 
 
 def _read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _times(slow: list[float], fast: list[float]) -> str:
+    return f"{median(left / right for left, right in zip(slow, fast, strict=True)):.1f}x"
 
 
 def _percent(share: float | None) -> str:

@@ -51,3 +51,31 @@ def test_bf16_is_the_default_and_pictures_do_not_depend_on_the_batch(tiny, tmp_p
     assert plantain.transformer.head.weight.dtype == torch.bfloat16
     assert plantain.image_tokenizer.decoder.last_weight.dtype == torch.float32
     assert len(plantain.generate("a red circle", num_images=5).images) == 5
+
+
+def test_captured_passes_draw_what_plain_ones_draw_again_and_again_and_side_by_side(tiny):
+    plain, compiled = tiny(), tiny().compile()
+    for plantain in (plain, compiled):
+        plantain.transformer.cuda()
+        plantain.image_tokenizer.cuda()
+    for decoding in ("sequential", "jacobi"):
+        for count in (4, 3, 4):  # three are padded to four; the second four find a session that was kept
+            settings = dict(num_images=count, seed=count, decoding=decoding)
+            drawn, expected = (one.generate("a red circle", **settings).codes for one in (compiled, plain))
+            assert all((left == right).all() for left, right in zip(drawn, expected, strict=True))
+    streams = [compiled.stream("a red circle", seed=seed, decoding="sequential") for seed in range(2)]
+    both = [list(events) for events in zip(*streams, strict=True)]  # one step of each in turn
+    for seed, event in enumerate(both[-1]):
+        (expected,) = plain.generate("a red circle", seed=seed).codes
+        assert event.finished and event.codes.tolist() == expected.flatten().tolist()
+
+
+def test_a_drawing_that_is_given_up_frees_its_session(tiny):
+    compiled = tiny().compile()
+    compiled.transformer.cuda()
+    compiled.image_tokenizer.cuda()
+    for _ in range(200):
+        stream = compiled.stream("a red circle", decoding="sequential")
+        next(stream)
+        stream.close()
+    assert compiled._engine is not None and len(compiled._engine._idle) == 1
