@@ -10,7 +10,8 @@ over rounds of the ratio of two in the same round. They are
     sequential      a code at each pass
     jacobi          a window at each pass; the same pictures
     compiled ...    either of them with compiled passes
-    transformers    `generate` of a Qwen3 of the same shape with random weights and guidance, where it is installed
+    transformers    `generate` of a Qwen3 of the same shape with random weights and guidance, where it is installed, in
+                    the same precision and in bf16
 
 Also measured: the passes that Jacobi decoding needs for a code, the image tokenizer's share of the time, and the floor:
 the bytes of the weights that a pass reads over the bandwidth at which this machine reads memory. A size in place of a
@@ -138,7 +139,10 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
         contestants["compiled jacobi"] = lambda: draw("compiled jacobi", window, engine)
     if importlib.util.find_spec("transformers") is not None:
         opened = (open_image(request.segments, grid, plantain.vocabulary, "line")[0] for request in requests)
-        contestants["transformers"] = qwen3(plantain, [len(prefix.ids) for prefix in opened])
+        lengths, dtype = [len(prefix.ids) for prefix in opened], plantain.transformer.head.weight.dtype
+        contestants["transformers"] = qwen3(plantain, lengths, dtype)
+        if dtype != torch.bfloat16:
+            contestants["transformers bf16"] = qwen3(plantain, lengths, torch.bfloat16)
     contestants = {name: work for name, work in contestants.items() if name not in skipped}
     seconds: dict[str, list[float]] = {name: [] for name in (*contestants, "tokenizer")}
     for number in range(rounds + 1):
@@ -204,9 +208,9 @@ def qwen3_like(plantain: Any) -> Any:
     return hf.Qwen3ForCausalLM(config).eval().to(plantain.device, plantain.transformer.head.weight.dtype)
 
 
-def qwen3(plantain: Any, lengths: Sequence[int]) -> Callable[[], None]:
+def qwen3(plantain: Any, lengths: Sequence[int], dtype: torch.dtype) -> Callable[[], None]:
     """`transformers`' sampling loop with guidance, on random weights of our model's shape."""
-    hf, model = importlib.import_module("transformers"), qwen3_like(plantain)
+    hf, model = importlib.import_module("transformers"), qwen3_like(plantain).to(dtype)
     num_codes = plantain.grids[0][0] * plantain.grids[0][1]
     longest = max(lengths)
     prompt = torch.randint(10, 100, (len(lengths), longest), device=plantain.device)
