@@ -10,6 +10,7 @@ over rounds of the ratio of two in the same round. They are
     sequential      a code at each pass
     jacobi          a window at each pass; the same pictures
     compiled ...    either of them with compiled passes
+    int8            compiled sequential decoding with rounded weights, which draws other pictures
     transformers    `generate` of a Qwen3 of the same shape with random weights and guidance, where it is installed, in
                     the same precision and in bf16
 
@@ -20,6 +21,7 @@ sequential decoding is measured.
 """
 
 import argparse
+import copy
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -122,21 +124,28 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
     window = max(2, jacobi_window(plantain.device, requests))
     passes = {}
 
-    def draw(name: str, width: int, engine: Any = None) -> torch.Tensor:
-        model = plantain.transformer, plantain.vocabulary
-        drawings = list(draw_images(*model, requests, width, plantain.draft, engine))
-        passes[name] = len(drawings) / (grid[0] * grid[1])
-        return drawings[-1].codes
+    def drawing(name: str, width: int, compiled: bool = False, transformer: Any = None) -> Callable[[], torch.Tensor]:
+        engine = Engine() if compiled else None
 
-    engine = Engine()
+        def work() -> torch.Tensor:
+            model = transformer or plantain.transformer, plantain.vocabulary
+            drawings = list(draw_images(*model, requests, width, plantain.draft, engine))
+            passes[name] = len(drawings) / (grid[0] * grid[1])
+            return drawings[-1].codes
+
+        return work
+
+    rounded = copy.deepcopy(plantain.transformer)
+    rounded.quantize()
     contestants: dict[str, Callable[[], torch.Tensor | None]] = {
-        "sequential": lambda: draw("sequential", 1),
-        "compiled sequential": lambda: draw("compiled sequential", 1, engine),
+        "sequential": drawing("sequential", 1),
+        "compiled sequential": drawing("compiled sequential", 1, compiled=True),
+        "int8": drawing("int8", 1, compiled=True, transformer=rounded),
         "naive": lambda: naive(plantain, requests),
     }
     if plantain.draft is not None:
-        contestants["jacobi"] = lambda: draw("jacobi", window)
-        contestants["compiled jacobi"] = lambda: draw("compiled jacobi", window, engine)
+        contestants["jacobi"] = drawing("jacobi", window)
+        contestants["compiled jacobi"] = drawing("compiled jacobi", window, compiled=True)
     if importlib.util.find_spec("transformers") is not None:
         opened = (open_image(request.segments, grid, plantain.vocabulary, "line")[0] for request in requests)
         lengths, dtype = [len(prefix.ids) for prefix in opened], plantain.transformer.head.weight.dtype
@@ -151,7 +160,8 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
             took, drawn[name] = clock(contestant, plantain.device)
             seconds[name].append(took)
         codes = drawn["sequential"]
-        if different := [name for name, found in drawn.items() if found is not None and not torch.equal(found, codes)]:
+        same = (name for name, found in drawn.items() if found is not None and name != "int8")
+        if different := [name for name in same if not torch.equal(drawn[name], codes)]:
             raise RuntimeError(f"{', '.join(different)} drew other pictures than sequential: nothing was measured")
         decode = partial(plantain.image_tokenizer.decode, codes.view(batch_size, *grid))
         seconds["tokenizer"].append(clock(decode, plantain.device)[0])
@@ -234,9 +244,8 @@ def qwen3(plantain: Any, lengths: Sequence[int], dtype: torch.dtype) -> Callable
 
 def floor(plantain: Any) -> dict[str, float]:
     """Seconds that reading the weights of one pass takes at the bandwidth measured here."""
-    head = plantain.transformer.head.weight
-    num_read = sum(part.numel() for part in plantain.transformer.blocks.parameters())
-    num_bytes = (num_read + head[plantain.vocabulary.image_block].numel()) * head.element_size()
+    head = plantain.transformer.head.weight[plantain.vocabulary.image_block]
+    num_bytes = sum(part.nbytes for part in plantain.transformer.blocks.parameters()) + head.nbytes
     large = torch.ones(2**26, device=plantain.device)  # 256 MiB: far beyond any cache
     speeds = [large.numel() * large.element_size() / clock(large.sum, plantain.device)[0] for _ in range(7)]
     bandwidth = max(speeds)

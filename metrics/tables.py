@@ -87,7 +87,7 @@ def runs(*configs: str) -> str:
 def decode(model: str) -> str:
     """How much sooner than `transformers` each way to decode is done, by batch size."""
     result = _read(f"decode-{model}")
-    names = ("naive", "sequential", "jacobi", "compiled sequential", "compiled jacobi")
+    names = ("naive", "sequential", "jacobi", "compiled sequential", "compiled jacobi", "int8")
     rows = []
     for batch_size, figures in result["figures"]["batches"].items():
         seconds, passes = figures["seconds"], figures["passes_per_code"].get("jacobi")

@@ -358,7 +358,7 @@ def num_bytes(config: ModelConfig, streams: int, length: int, longest: int, logi
 
 
 def _check_memory(transformer: Transformer, streams: Streams, batch: int, window: int, num_codes: int) -> None:
-    weight = transformer.head.weight
+    weight = transformer.embedding.weight
     count, length = streams.ids.shape
     longest = int(streams.last.max()) + 1
     needed = num_bytes(transformer.config, count, length, longest, batch * window * num_codes, weight.element_size())

@@ -103,7 +103,7 @@ class Plantain:
         cls,
         name: str | Path,
         device: str | torch.device = "auto",
-        dtype: Literal["fp32", "bf16"] | None = None,
+        dtype: Literal["fp32", "bf16", "int8"] | None = None,
         revision: str | None = None,
     ) -> "Plantain":
         """Loads a checkpoint folder, or downloads one from the Hugging Face hub. Never unpickles.
@@ -111,7 +111,8 @@ class Plantain:
         Args:
             name: A folder's path or a hub id such as `owner/name`.
             device: `auto` takes the first of CUDA, MPS and CPU that is there.
-            dtype: Of the transformer; by default bf16 on CUDA and fp32 elsewhere. The image tokenizer stays in fp32.
+            dtype: Of the transformer; by default bf16 on CUDA and fp32 elsewhere. int8 also rounds its matrices to 8
+                bits, which pays together with `compile`. The image tokenizer stays in fp32.
             revision: Branch, tag or commit on the hub.
 
         Raises:
@@ -140,9 +141,12 @@ class Plantain:
         load_weights(transformer, weights, folder, "transformer.")
         device = resolve_device(device)
         draft = weights.get("draft")
-        dtype = dtype or ("bf16" if device.type == "cuda" else "fp32")
+        default = "bf16" if device.type == "cuda" else "fp32"
+        transformer.to(device, DTYPES[default if dtype in (None, "int8") else dtype])
+        if dtype == "int8":
+            transformer.quantize()
         return cls(
-            transformer.to(device, DTYPES[dtype]),
+            transformer,
             image_tokenizer.to(device),
             text_tokenizer,
             from_dict(SamplingConfig, config["recipe"]),
@@ -157,7 +161,12 @@ class Plantain:
         Args:
             folder: Their place; what is there is replaced.
             dtype: In which the transformer's weights are stored.
+
+        Raises:
+            ValueError: The weights are rounded to 8 bits.
         """
+        if self.transformer.head.scale is not None:
+            raise ValueError("weights in int8 are for sampling: load the checkpoint in fp32 or bf16 to save it")
         weights: dict[str, Tensor] = {
             f"transformer.{name}": tensor.to(DTYPES[dtype]) for name, tensor in self.transformer.state_dict().items()
         }

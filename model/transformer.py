@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor, nn
 
 from model.cache import Cache, LayerCache
@@ -78,25 +78,41 @@ def rotate(x: Float[Tensor, "b n t e"], turn: Rotation) -> Float[Tensor, "b n t 
 
 
 class Linear(nn.Linear):
-    """A linear map without bias that a compiler makes fast for few rows on a CPU, as in sampling.
+    """A linear map without bias, whose weights may be rounded to 8 bits once they are trained."""
 
-    Libraries of matrix products are made for many rows: for two they take three times as long as reading the weights. A
-    product written as sums over rows of the weights compiles to one loop over them.
-    """
+    scale: Tensor | None
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__(num_in, num_out, bias=False)
+        self.register_buffer("scale", None)
 
     def forward(self, input: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        return multiply(input, self.weight)
+        return multiply(input, self.weight, self.scale)
+
+    @torch.no_grad()
+    def quantize(self) -> None:
+        """Rounds each row of the weights to multiples of a 127th of its largest."""
+        scale = self.weight.float().abs().amax(1).clamp_min(1e-30) / 127
+        rounded = (self.weight.float() / scale[:, None]).round().to(torch.int8)
+        self.weight = nn.Parameter(rounded, requires_grad=False)
+        self.scale = scale
 
 
-def multiply(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"]) -> Float[Tensor, "*n o"]:
+def multiply(
+    x: Float[Tensor, "*n i"], weight: Real[Tensor, "o i"], scale: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "*n o"]:
+    """x @ weight.T, times `scale` where the weights are rounded.
+
+    Libraries of matrix products are made for many rows: for two they take three times as long as a CPU needs to read
+    the weights. Written as sums over them, a product of few rows compiles to one loop.
+    """
     rows = x.numel() // x.shape[-1]
     if torch.compiler.is_compiling() and x.device.type == "cpu" and rows <= 8 and not torch.is_grad_enabled():
         sums = [(weight.float() * row).sum(-1) for row in x.reshape(rows, -1)]
-        return torch.stack(sums).reshape(*x.shape[:-1], -1)
-    return F.linear(x, weight)
+        product = torch.stack(sums).reshape(*x.shape[:-1], -1)
+    else:
+        product = F.linear(x, weight.to(x.dtype))
+    return product if scale is None else (product * scale).type_as(x)
 
 
 class Attention(nn.Module):
@@ -223,11 +239,18 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*n d"], block: slice = slice(None)) -> Float[Tensor, "*n v"]:
         """Logits of a block of ids, in fp32."""
-        return multiply(hidden, self.head.weight[block]).float()
+        scale = None if self.head.scale is None else self.head.scale[block]
+        return multiply(hidden, self.head.weight[block], scale).float()
+
+    def quantize(self) -> None:
+        """Rounds all matrices but the embedding to 8 bits, for sampling where reading them is what takes the time."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.quantize()
 
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for `batch_size` sequences of up to `max_length` ids."""
-        config, weight = self.config, self.head.weight
+        config, weight = self.config, self.embedding.weight  # the head's may be rounded
         return Cache(
             config.depth, batch_size, config.num_kv_heads, max_length, config.head_dim, weight.device, weight.dtype
         )

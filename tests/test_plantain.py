@@ -209,6 +209,14 @@ def test_bf16_halves_the_transformer_and_rounds_it(tiny: Callable, saved: Path):
     assert Plantain.from_pretrained(saved, "cpu", dtype="bf16").transformer.head.weight.dtype == torch.bfloat16
 
 
+def test_int8_draws_whole_pictures_and_is_not_saved(saved: Path, tmp_path: Path):
+    plantain = Plantain.from_pretrained(saved, "cpu", dtype="int8")
+    assert len(plantain.generate(PROMPT, num_images=2).images) == 2
+    with pytest.raises(ValueError, match="load the checkpoint in fp32 or bf16 to save it"):
+        plantain.save_pretrained(tmp_path / "rounded")
+    assert not (tmp_path / "rounded").exists()
+
+
 def test_bf16_arithmetic_draws_whole_pictures_too(saved: Path):
     result = Plantain.from_pretrained(saved, "cpu", dtype="bf16").generate(PROMPT, num_images=3)
     assert len(result.images) == 3 and all(0 <= codes.min() and codes.max() < 9 for codes in result.codes)

@@ -208,3 +208,16 @@ def test_the_cache_is_sized_by_key_heads(tiny_transformer: Callable):
 def test_a_shape_that_can_not_be_is_refused(changes: dict[str, int], message: str):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**changes)
+
+
+@torch.no_grad()
+def test_weights_in_8_bits_are_a_quarter_and_give_nearly_the_same_logits(tiny_transformer: Callable):
+    whole, rounded = (tiny_transformer(400, seed=1) for _ in range(2))
+    rounded.quantize()
+    ids, places = torch.arange(20).view(2, 10), torch.zeros(2, 10, 2, dtype=torch.long)
+    for block in (slice(None), slice(100, 200)):
+        expected, found = (model.logits(model(ids, places), block) for model in (whole, rounded))
+        error = float((found - expected).norm() / expected.norm())
+        assert 1e-4 < error < 0.05
+    sizes = [sum(part.nbytes for part in model.blocks.parameters() if part.ndim == 2) for model in (whole, rounded)]
+    assert sizes[0] == 4 * sizes[1]
