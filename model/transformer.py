@@ -101,18 +101,22 @@ class Linear(nn.Linear):
 def multiply(
     x: Float[Tensor, "*n i"], weight: Real[Tensor, "o i"], scale: Float[Tensor, " o"] | None = None
 ) -> Float[Tensor, "*n o"]:
-    """x @ weight.T, times `scale` where the weights are rounded.
-
-    Libraries of matrix products are made for many rows: for two they take three times as long as a CPU needs to read
-    the weights. Written as sums over them, a product of few rows compiles to one loop.
-    """
-    rows = x.numel() // x.shape[-1]
-    if torch.compiler.is_compiling() and x.device.type == "cpu" and rows <= 8 and not torch.is_grad_enabled():
-        sums = [(weight.float() * row).sum(-1) for row in x.reshape(rows, -1)]
+    """x @ weight.T, times `scale` where the weights are rounded."""
+    if _sums_pay(x):
+        sums = [(weight.float() * row).sum(-1) for row in x.flatten(0, -2)]
         product = torch.stack(sums).reshape(*x.shape[:-1], -1)
     else:
         product = F.linear(x, weight.to(x.dtype))
     return product if scale is None else (product * scale).type_as(x)
+
+
+def _sums_pay(x: Float[Tensor, "*n i"]) -> bool:
+    """Whether products of these rows are better written as sums, which a compiler makes into loops over what is summed.
+
+    Libraries are made for many rows: for two, products take three times as long as a CPU needs to read the weights.
+    """
+    compiled = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    return compiled and x.device.type == "cpu" and x.numel() <= 8 * x.shape[-1]
 
 
 class Attention(nn.Module):
@@ -146,11 +150,27 @@ class Attention(nn.Module):
         else:
             assert slots is not None and mask is not None
             key, value = cache.update(key.transpose(1, 2), value, slots, mask.shape[-1])
-        grouped = self.num_heads != self.num_kv_heads
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-        )
+        if mask is not None and _sums_pay(x):
+            mixed = self._attend(query, key, value, mask)
+        else:
+            grouped = self.num_heads != self.num_kv_heads
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+            )
         return self.output(mixed.transpose(1, 2).reshape(b, t, -1))
+
+    def _attend(
+        self,
+        query: Float[Tensor, "b n t e"],
+        key: Float[Tensor, "b k s e"],
+        value: Float[Tensor, "b k s e"],
+        mask: Bool[Tensor, "b 1 t s"],
+    ) -> Float[Tensor, "b n t e"]:
+        """Scaled dot-product attention, written as sums."""
+        query = query.unflatten(1, (self.num_kv_heads, -1))
+        scores = (query.unsqueeze(-2) * key[:, :, None, None]).sum(-1) / math.sqrt(self.head_dim)
+        shares = scores.masked_fill(~mask.unsqueeze(1), -math.inf).softmax(-1)
+        return (shares.unsqueeze(-1) * value[:, :, None, None]).sum(-2).flatten(1, 2)
 
 
 class MLP(nn.Module):
