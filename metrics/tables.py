@@ -84,19 +84,20 @@ def runs(*configs: str) -> str:
     return _markdown(header, rows) + f"\nConfigs, commits and curves: {', '.join(notes)}.\n"
 
 
-def decode(model: str) -> str:
-    """How much sooner than `transformers` each way to decode is done, by batch size."""
-    result = _read(f"decode-{model}")
+def decode(*models: str) -> str:
+    """How much sooner than `transformers`, in the better of its precisions, each way to decode is done."""
     names = ("naive", "sequential", "jacobi", "compiled sequential", "compiled jacobi", "int8")
-    rows = []
-    for batch_size, figures in result["figures"]["batches"].items():
-        seconds, passes = figures["seconds"], figures["passes_per_code"].get("jacobi")
-        theirs = min((values for name, values in seconds.items() if name.startswith("transformers")), key=median)
-        times = [_times(theirs, seconds[name]) if name in seconds else "" for name in names]
-        rows.append([batch_size, *times, "" if passes is None else f"{passes:.2f} (window {figures['window']})"])
-    header = ["pictures at once", *names, "Jacobi's passes a code"]
-    note = f"`{result['command']}`, guidance {result['config']['guidance']:g}, commit {result['commit']}"
-    return _markdown(header, rows) + f"\n{note}, {_machine(result)}.\n"
+    rows, notes = [], []
+    for model in models:
+        result = _read(f"decode-{model}")
+        for batch_size, figures in result["figures"]["batches"].items():
+            seconds, passes = figures["seconds"], figures["passes_per_code"].get("jacobi")
+            theirs = min((values for name, values in seconds.items() if name.startswith("transformers")), key=median)
+            times = [_times(theirs, seconds[name]) if name in seconds else "" for name in names]
+            rows.append([model, batch_size, *times, "" if passes is None else f"{passes:.2f}"])
+        notes.append(f"`{result['command']}`, commit {result['commit']}, {_machine(result)}")
+    header = ["model", "pictures at once", *names, "Jacobi's passes a code"]
+    return _markdown(header, rows) + f"\n{'; '.join(notes)}.\n"
 
 
 TABLES = {"adherence": adherence, "runs": runs, "decode": decode}

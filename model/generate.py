@@ -302,7 +302,7 @@ def draw_images(
             f"a prompt of {lengths[row]} ids and an image of {sizes[row]} codes exceed the model's {config.max_length} "
             f"ids by {excess}: shorten the prompt"
         )
-    _check_memory(transformer, streams, batch, window, len(range(*vocabulary.image_block.indices(vocabulary.size))))
+    _check_memory(transformer, streams, batch, window, vocabulary.codebook_size)
     session = Session(
         streams,
         choice_of(rows, streams, vocabulary.image_block),

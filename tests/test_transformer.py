@@ -39,7 +39,7 @@ def test_cached_logits_equal_uncached_ones_in_rows_of_different_lengths(tiny_tra
     texts = [random_text(length) for length in (1, 9, 4)] + [TextSegment([])]
     codes = torch.from_numpy(np.random.default_rng(1).integers(10, size=(4, 6)))
     requests = [ImageRequest([text], GRID, SamplingConfig(), 0, 0) for text in texts]
-    streams = open_streams(requests, VOCABULARY, positions, 0, torch.device("cpu"))
+    streams = open_streams(requests, VOCABULARY, positions, torch.device("cpu"), padding=0)
     lengths = streams.last + 1
     streams.ids.scatter_(1, lengths[:, None] + torch.arange(6), codes + VOCABULARY.image_start)
     cache = transformer.new_cache(*streams.ids.shape)
