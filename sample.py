@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("-n", "--num-images", type=int, default=1, help="pictures of each prompt (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="chooses among all pictures of a prompt (default: 0)")
     parser.add_argument("--guidance", type=float, help="how much the prompt is insisted on (default: as trained)")
+    parser.add_argument("--guidance-until", type=float, help="share of the codes that are guided (default: as trained)")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest codes (default: as trained)")
     parser.add_argument("--top-k", type=int, help="draw among the k likeliest codes; 0: all (default: as trained)")
     parser.add_argument("--top-p", type=float, help="draw among the likeliest codes that hold this probability")
@@ -74,7 +75,7 @@ def main() -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            names = ("num_images", "seed", "guidance", "temperature", "top_k", "top_p", "min_p")
+            names = ("num_images", "seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
             settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
             result = plantain.generate(prompts, size=size, progress=progress, **settings)
         labels = [str(prompt) for prompt in result.prompts] if len(result.images) > 1 else []

@@ -11,18 +11,21 @@ over rounds of the ratio of two in the same round. They are
     jacobi          a window at each pass; the same pictures
     compiled ...    either of them with compiled passes
     int8            compiled sequential decoding with rounded weights, which draws other pictures
-    transformers    `generate` of a Qwen3 of the same shape with random weights and guidance, where it is installed, in
-                    the same precision and in bf16
+    transformers    `generate` of a Qwen3 with the same weights and guidance, where it is installed, in the same
+                    precision and in bf16; a static cache and, on CUDA, its own compiled forward pass
 
-Also measured: the passes that Jacobi decoding needs for a code, the image tokenizer's share of the time, and the floor:
-the bytes of the weights that a pass reads over the bandwidth at which this machine reads memory. A size in place of a
-checkpoint stands for random weights of LlamaGen's shapes and 15,360 codes; guesses are then always wrong, so that only
-sequential decoding is measured.
+Also measured: the passes that Jacobi decoding needs for a code, the image tokenizer's share of the time, the most
+memory that was in use, and the floor of a pass: the bytes of weights and cache that it reads over the bandwidth at
+which this machine reads memory and, on CUDA, the launches of its kernels.
+
+A size in place of a checkpoint stands for random weights of LlamaGen's shapes, rounded to bf16 as checkpoints are, and
+15,360 codes; guesses are then always wrong, so that only sequential decoding is measured.
 """
 
 import argparse
 import copy
 import importlib.util
+import resource
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,7 +59,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     plantain = load(arguments.model, arguments.grid, arguments.device)
-    figures: dict[str, Any] = {"batches": {}, "floor": floor(plantain)}
+    figures: dict[str, Any] = {"batches": {}, "bytes_a_second": bandwidth(plantain.device)}
     for batch_size in arguments.batch_sizes:
         figures["batches"][batch_size] = measure(plantain, batch_size, arguments.rounds, arguments.seed, arguments.skip)
         for name, values in figures["batches"][batch_size]["seconds"].items():
@@ -89,7 +92,7 @@ def load(name: str, grid: str, device: str) -> Any:
     from tokenizer.vocabulary import Vocabulary
 
     if name not in SIZES:
-        return Plantain.from_pretrained(name, device)
+        return Plantain.from_pretrained(name, device).compile()
     torch.manual_seed(0)
     where = resolve_device(device)
     rows, columns = (int(side) for side in grid.split("x"))
@@ -99,18 +102,19 @@ def load(name: str, grid: str, device: str) -> Any:
     vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
     dim, depth, heads, mlp_dim = SIZES[name]
     config = ModelConfig(dim, depth, heads, heads, 64, mlp_dim, max_length=rows * columns + 64)
-    transformer = Transformer(config, vocabulary.size)
+    transformer = Transformer(config, vocabulary.size).to(where, torch.bfloat16)
     return Plantain(
-        transformer.to(where, torch.bfloat16 if where.type == "cuda" else torch.float32),
+        transformer if where.type == "cuda" else transformer.float(),
         image_tokenizer.to(where),
         text_tokenizer,
         SamplingConfig(guidance=2.0),
         [(rows, columns)],
-    )
+    ).compile()
 
 
 def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Sequence[str]) -> dict[str, Any]:
-    """Seconds that each contestant took for the batch in each round, and passes that it needed for a code.
+    """Seconds that each contestant took for the batch in each round, passes that it needed for a code, the floor of a
+    pass of sequential decoding, and the most bytes of memory that were in use.
 
     Raises:
         RuntimeError: Two contestants that should draw the same pictures did not.
@@ -154,6 +158,8 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
             contestants["transformers bf16"] = qwen3(plantain, lengths, torch.bfloat16)
     contestants = {name: work for name, work in contestants.items() if name not in skipped}
     seconds: dict[str, list[float]] = {name: [] for name in (*contestants, "tokenizer")}
+    if plantain.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for number in range(rounds + 1):
         drawn = {}
         for name, contestant in contestants.items():
@@ -167,7 +173,11 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
         seconds["tokenizer"].append(clock(decode, plantain.device)[0])
         if not number:  # the first round warms up and compiles
             seconds = {name: [] for name in seconds}
-    return {"seconds": seconds, "passes_per_code": passes, "window": window}
+    figures = {"seconds": seconds, "passes_per_code": passes, "window": window, "peak_bytes": peak(plantain.device)}
+    figures["bytes_a_pass"] = bytes_a_pass(plantain, 2 * batch_size if plantain.recipe.guidance != 1 else batch_size)
+    if "compiled sequential" in contestants and plantain.device.type == "cuda":
+        figures["launches"] = launches(contestants["compiled sequential"], grid[0] * grid[1])
+    return figures
 
 
 def clock(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -200,12 +210,28 @@ def naive(plantain: Any, requests: Sequence[Any]) -> torch.Tensor:
     return streams.ids[: len(requests)].gather(1, places) - vocabulary.image_start
 
 
-def qwen3_like(plantain: Any) -> Any:
-    """A Qwen3 of `transformers` of our model's shape, with random weights."""
+# Our names of a block's weights, and Qwen3's in `transformers`.
+_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+
+
+def exported(transformer: Any) -> Any:
+    """The transformer as a Qwen3 of `transformers`: the same function where positions are a line, else as much work."""
     hf = importlib.import_module("transformers")
-    ours = plantain.transformer.config
+    ours = transformer.config
     config = hf.Qwen3Config(
-        vocab_size=plantain.vocabulary.size,
+        vocab_size=transformer.embedding.num_embeddings,
         hidden_size=ours.dim,
         intermediate_size=ours.mlp_dim,
         num_hidden_layers=ours.depth,
@@ -213,14 +239,26 @@ def qwen3_like(plantain: Any) -> Any:
         num_key_value_heads=ours.num_kv_heads,
         head_dim=ours.head_dim,
         max_position_embeddings=ours.max_length,
+        rms_norm_eps=ours.norm_eps,
+        rope_theta=ours.rope_theta,
         tie_word_embeddings=False,
     )
-    return hf.Qwen3ForCausalLM(config).eval().to(plantain.device, plantain.transformer.head.weight.dtype)
+    outside = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+    weights = {}
+    for name, weight in transformer.state_dict().items():
+        if name.startswith("blocks."):
+            _, layer, rest = name.split(".", 2)
+            weights[f"model.layers.{layer}.{_NAMES[rest.removesuffix('.weight')]}.weight"] = weight
+        else:
+            weights[outside.get(name, "lm_head.weight")] = weight
+    model = hf.Qwen3ForCausalLM(config).eval().to(transformer.head.weight.device, transformer.head.weight.dtype)
+    model.load_state_dict(weights)
+    return model
 
 
 def qwen3(plantain: Any, lengths: Sequence[int], dtype: torch.dtype) -> Callable[[], None]:
-    """`transformers`' sampling loop with guidance, on random weights of our model's shape."""
-    hf, model = importlib.import_module("transformers"), qwen3_like(plantain).to(dtype)
+    """`transformers`' sampling loop with guidance."""
+    hf, model = importlib.import_module("transformers"), exported(plantain.transformer).to(dtype)
     num_codes = plantain.grids[0][0] * plantain.grids[0][1]
     longest = max(lengths)
     prompt = torch.randint(10, 100, (len(lengths), longest), device=plantain.device)
@@ -242,14 +280,47 @@ def qwen3(plantain: Any, lengths: Sequence[int], dtype: torch.dtype) -> Callable
     return work
 
 
-def floor(plantain: Any) -> dict[str, float]:
-    """Seconds that reading the weights of one pass takes at the bandwidth measured here."""
-    head = plantain.transformer.head.weight[plantain.vocabulary.image_block]
-    num_bytes = sum(part.nbytes for part in plantain.transformer.blocks.parameters()) + head.nbytes
-    large = torch.ones(2**26, device=plantain.device)  # 256 MiB: far beyond any cache
-    speeds = [large.numel() * large.element_size() / clock(large.sum, plantain.device)[0] for _ in range(7)]
-    bandwidth = max(speeds)
-    return {"bytes_a_pass": num_bytes, "bytes_a_second": bandwidth, "seconds_a_pass": num_bytes / bandwidth}
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second at which this machine reads memory."""
+    large = torch.ones(2**26, device=device)  # 256 MiB: far beyond any cache
+    return max(large.nbytes / clock(large.sum, device)[0] for _ in range(7))
+
+
+def bytes_a_pass(plantain: Any, streams: int) -> int:
+    """What a compiled pass reads: the matrices as narrow as they are kept, and the whole cache."""
+    transformer, config = plantain.transformer, plantain.transformer.config
+    head = transformer.head.weight[plantain.vocabulary.image_block]
+    weights = sum(part.nbytes for part in transformer.blocks.parameters()) + head.nbytes
+    weights //= 1 if transformer.head.narrow is None else 2
+    slots = streams * config.depth * 2 * config.num_kv_heads * config.max_length
+    return weights + slots * config.head_dim * transformer.embedding.weight.element_size()
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes in use: of the GPU's memory since it was last asked to count, else of this process."""
+    return (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+
+
+def launches(draw: Callable[[], Any], num_passes: int) -> dict[str, float]:
+    """Kernels of a pass, and seconds that the GPU needs to start one of them within a graph."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        draw()
+        torch.cuda.synchronize()
+    kernels = sum(event.count for event in profiled.key_averages() if not event.key.startswith("Mem"))
+    graph, number = torch.cuda.CUDAGraph(), torch.zeros(1, device="cuda")
+    number.add_(1)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        for _ in range(1000):
+            number.add_(1)
+    seconds = min(clock(graph.replay, number.device)[0] for _ in range(5)) / 1000
+    return {"kernels_a_pass": kernels / num_passes, "seconds_a_kernel": seconds}
 
 
 if __name__ == "__main__":

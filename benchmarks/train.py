@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.decode import SIZES, clock, load, qwen3_like
+from benchmarks.decode import SIZES, clock, exported, load
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def measure(plantain: Any, batch_size: int, rounds: int, precision: str, compile
     forward = torch.compile(ours) if compiled else ours
     contestants = {"plantain": step(ours, lambda _: forward(**batch, step=0)[0])}
     if importlib.util.find_spec("transformers") is not None:
-        theirs = qwen3_like(plantain)
+        theirs = exported(plantain.transformer)
         contestants["transformers"] = step(
             theirs, lambda model: model(input_ids=batch["ids"], labels=batch["ids"]).loss
         )

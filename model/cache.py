@@ -1,5 +1,7 @@
 """The keys and values of what has been read: allocated once, written in place."""
 
+from copy import copy
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,6 +22,12 @@ class LayerCache:
         self.keys[self._rows, :, slots] = keys
         self.values[self._rows, :, slots] = values
         return self.keys[:, :, :limit], self.values[:, :, :limit]
+
+    def first(self, batch_size: int) -> "LayerCache":
+        """The same memory of the first sequences only."""
+        part = copy(self)
+        part.keys, part.values, part._rows = self.keys[:batch_size], self.values[:batch_size], self._rows[:batch_size]
+        return part
 
 
 class Cache:
@@ -46,3 +54,9 @@ class Cache:
         shape = (batch_size, num_kv_heads, max_length, head_dim)
         self.layers = [LayerCache(shape, device, dtype) for _ in range(num_layers)]
         self.max_length = max_length
+
+    def first(self, batch_size: int) -> "Cache":
+        """The same memory of the first sequences only."""
+        part = copy(self)
+        part.layers = [layer.first(batch_size) for layer in self.layers]
+        return part

@@ -6,9 +6,8 @@ allows, windows always whole, and batches padded to the next power of two.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._steps: dict[Any, Callable[..., None]] = {}
-        self._idle: list[tuple[Any, Session, torch.cuda.CUDAGraph]] = []
+        self._idle: list[_Kept] = []
 
     def pad(self, requests: Sequence[ImageRequest]) -> list[ImageRequest]:
         """The requests, with copies of the last up to a power of two."""
@@ -38,7 +37,7 @@ class Engine:
 
     @contextmanager
     def take(self, fresh: Session, run: Any, window: int) -> Iterator[tuple[Session, Run]]:
-        """Lends a session that starts as `fresh`, and what makes a pass of it.
+        """Lends a session that starts as `fresh`, and what makes a pass of it, with guidance or without.
 
         Args:
             fresh: Where drawing starts.
@@ -47,24 +46,42 @@ class Engine:
         """
         shapes = [tuple(tensor.shape) for tensor in _tensors(fresh)]
         key = (window, *shapes, *(part for part in fresh.choice.settings if not isinstance(part, Tensor)))
-        if key not in self._steps:
-            self._steps[key] = _compile()
-        compiled: Run = partial(self._steps[key], *run.args)
+
+        def compiled(session: Session, width: int, limit: int) -> None:
+            kind = len(session.streams.ids), key
+            if kind not in self._steps:
+                self._steps[kind] = _compile()
+            self._steps[kind](*run.args, session, width, limit)
+
         if not fresh.counts.is_cuda:
             yield fresh, compiled
             return
-        found = next((entry for entry in self._idle if entry[0] == key), None)
+        found = next((kept for kept in self._idle if kept.key == key), None)
         if found is None:
-            found = key, fresh, _capture(fresh, compiled, window)
+            found = _Kept(key, fresh, {})
         else:
             self._idle.remove(found)
-            for kept, given in zip(_tensors(found[1]), _tensors(fresh), strict=True):
+            for kept, given in zip(_tensors(found.session), _tensors(fresh), strict=True):
                 kept.copy_(given)
-        _, session, graph = found
+
+        def replay(session: Session, width: int, limit: int) -> None:
+            streams = len(session.streams.ids)
+            if streams not in found.graphs:
+                found.graphs[streams] = _capture(session, compiled, window)
+            found.graphs[streams].replay()
+
         try:
-            yield session, lambda *_: graph.replay()
+            yield found.session, replay
         finally:
             self._idle = [*self._idle, found][-self.KEPT :]
+
+
+class _Kept(NamedTuple):
+    """A session whose memory graphs work on; one graph for each number of streams that it has on its way."""
+
+    key: Any
+    session: Session
+    graphs: dict[int, torch.cuda.CUDAGraph]
 
 
 def _compile() -> Callable[..., None]:

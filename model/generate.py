@@ -49,6 +49,11 @@ class ImageRequest:
     # number of this picture under the seed
     sample: int
 
+    @property
+    def num_guided(self) -> int:
+        """How many of its codes are guided, from the first on."""
+        return self.sampling.num_guided(self.grid[0] * self.grid[1])
+
 
 class Drawn(NamedTuple):
     """Pictures as far as they have come."""
@@ -96,7 +101,7 @@ def open_streams(
 ) -> Streams:
     """Lays out all sequences, with room for the longest prefix and the largest grid, or for `length` ids if that is
     more, and for `padding` ids after them."""
-    owner = [*range(len(requests)), *(i for i, request in enumerate(requests) if request.sampling.guidance != 1)]
+    owner = [*range(len(requests)), *(i for i, request in enumerate(requests) if request.num_guided)]
     layouts: dict[tuple[int, tuple[int, int]], tuple[Packed, np.ndarray]] = {}
     opened = []
     for stream, index in enumerate(owner):
@@ -152,6 +157,8 @@ class Choice(NamedTuple):
     samples: Int[Tensor, " b"]
     # the rows that are guided, in the order of their second streams
     guided: Int[Tensor, " g"]
+    # index into a row's own sequence of its first id that is not guided
+    until: Int[Tensor, " b"]
     # what may be drawn: a block of the vocabulary
     ids: Int[Tensor, " v"]
 
@@ -159,12 +166,14 @@ class Choice(NamedTuple):
 def choice_of(requests: Sequence[ImageRequest], streams: Streams, block: slice) -> Choice:
     """What the requests say, on the streams' device."""
     device = streams.ids.device
-    seeds, samples = ([getattr(request, name) for request in requests] for name in ("seed", "sample"))
+    names = ("seed", "sample", "num_guided")
+    seeds, samples, guided = (torch.tensor([getattr(row, name) for row in requests], device=device) for name in names)
     return Choice(
         stack([request.sampling for request in requests], device),
-        torch.tensor(seeds, device=device),
-        torch.tensor(samples, device=device),
+        seeds,
+        samples,
         streams.owner[len(requests) :],
+        streams.last[: len(requests)] + 1 + guided,
         torch.arange(block.start, block.stop, device=device),
     )
 
@@ -183,8 +192,9 @@ def choose(
     batch, width = places.shape
     conditional, unconditional = hidden[:batch], hidden[batch:]
     if len(choice.guided):
-        scale = choice.settings.guidance[choice.guided, :, None]
-        pushed = guide(conditional[choice.guided], unconditional, scale).type_as(hidden)
+        plain, scale = conditional[choice.guided], choice.settings.guidance[choice.guided, :, None]
+        is_guided = places[choice.guided] < choice.until[choice.guided, None]
+        pushed = torch.where(is_guided[:, :, None], guide(plain, unconditional, scale).type_as(hidden), plain)
         conditional = conditional.index_copy(0, choice.guided, pushed)
     logits = transformer.logits(conditional, block)
     seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
@@ -203,6 +213,14 @@ class Session(NamedTuple):
     counts: Int[Tensor, " b"]
     # each row's first place whose logits were not finite
     broken: Int[Tensor, " b"]
+
+    def without_guidance(self) -> "Session":
+        """The rest of the way for rows whose guidance is over: the same memory, but for the second streams."""
+        batch, choice = len(self.counts), self.choice
+        streams = Streams(*(part[:batch] for part in self.streams))
+        return self._replace(
+            streams=streams, choice=choice._replace(guided=choice.guided[:0]), cache=self.cache.first(batch)
+        )
 
 
 def settle(
@@ -312,6 +330,8 @@ def draw_images(
     )
     longest, most = int(lengths.max()), int(sizes.max())
     own = lengths[:batch, None] + torch.arange(most, device=device)
+    guided = session.choice.until - lengths[: len(rows)]  # codes of each row
+    most_guided = int(guided.max())
     run = partial(step, transformer, vocabulary.image_block, table)
     with nullcontext((session, run)) if engine is None else engine.take(session, run, window) as (session, run):
         prefill(transformer, session.streams, session.cache)
@@ -323,11 +343,16 @@ def draw_images(
                 limit = min(longest + passes * window + width, limit)
             run(session, width, limit)
             passes += 1
-            left = left - 1 if window == 1 else int((sizes[:batch] - session.counts[:batch]).max())
+            if window == 1:
+                left, left_guided = most - passes, most_guided - passes
+            else:
+                left, left_guided = (int((all_of - session.counts).max()) for all_of in (sizes[: len(rows)], guided))
             if not left or device.type != "cuda":  # else looking would make the host wait
                 _check(session.broken[:batch])
             codes = session.streams.ids[:batch].gather(1, own) - vocabulary.image_start
             yield Drawn(codes, session.counts[:batch].clone())
+            if left_guided <= 0 and len(session.choice.guided):
+                session = session.without_guidance()
 
 
 _NOWHERE = 2**62
@@ -376,5 +401,5 @@ def jacobi_window(device: torch.device, requests: Sequence[ImageRequest]) -> int
     On two CPU cores `benchmarks.decode` finds 16 best for one guided picture, 8 for eight, and 1 for 32.
     """
     spare = {"cuda": 512, "cpu": 96}.get(device.type, 96)
-    streams = sum(2 if request.sampling.guidance != 1 else 1 for request in requests)
+    streams = sum(2 if request.num_guided else 1 for request in requests)
     return max(1, min(16, spare // streams))

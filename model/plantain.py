@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from data.pictures import to_pixels
@@ -195,6 +195,12 @@ class Plantain:
         compiler on a CPU.
         """
         self._engine = self._engine or Engine()
+        if self.device.type == "cuda":
+            decoder: torch.nn.Module = self.image_tokenizer.decoder
+            decoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            decoder.compile(dynamic=True)
+        else:
+            self.transformer.keep_narrow()
         return self
 
     def generate(
@@ -203,6 +209,7 @@ class Plantain:
         num_images: int = 1,
         seed: int = 0,
         guidance: float | None = None,
+        guidance_until: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -222,7 +229,8 @@ class Plantain:
             prompt: What to draw, or several; None draws without a condition.
             num_images: Pictures of each prompt.
             seed: Chooses among all the pictures that the model can draw.
-            guidance, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the model's recipe.
+            guidance, guidance_until, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the
+                model's recipe.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once; more is faster and takes more memory.
             decoding: `sequential` draws a code at each pass, `jacobi` as many as a window of guesses has right. The
@@ -238,7 +246,14 @@ class Plantain:
             ValueError: A prompt is empty or too long, a size was never trained, or a setting is out of range.
         """
         started = time.perf_counter()
-        sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
+        sampling = self._sampling(
+            guidance=guidance,
+            guidance_until=guidance_until,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+        )
         prompts = _listed(prompt)
         requests = self.requests(prompts, num_images, seed, sampling, size)
         drawn: list[np.ndarray] = []
@@ -250,7 +265,7 @@ class Plantain:
                 if progress is not None:
                     progress(before + int(drawing.counts.sum()), total)
             grids = drawing.codes.view(len(batch), *batch[0].grid)
-            images.extend(to_pixels(self.image_tokenizer.decode(grids)))
+            images.extend(self._paint(grids))
             drawn.extend(grids.cpu().numpy())
         return Generation(
             _to_pil(images),
@@ -269,6 +284,7 @@ class Plantain:
         num_images: int = 1,
         seed: int = 0,
         guidance: float | None = None,
+        guidance_until: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -293,7 +309,14 @@ class Plantain:
         """
         if preview_rows < 1:
             raise ValueError(f"preview_rows is {preview_rows}, but must be at least 1")
-        sampling = self._sampling(guidance, temperature, top_k, top_p, min_p)
+        sampling = self._sampling(
+            guidance=guidance,
+            guidance_until=guidance_until,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+        )
         requests = self.requests(_listed(prompt), num_images, seed, sampling, size)
         return self._stream(_batches(requests, batch_size), decoding, window, preview_rows)
 
@@ -318,17 +341,10 @@ class Plantain:
                         yield Progress(first + row, final, image, ready == rows)
             first += len(batch)
 
-    def _sampling(
-        self,
-        guidance: float | None,
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        min_p: float | None,
-    ) -> SamplingConfig:
+    def _sampling(self, **settings: float | None) -> SamplingConfig:
         """The recipe, but for what a call sets."""
-        settings = dict(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        return replace(self.recipe, **{name: value for name, value in settings.items() if value is not None})
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        return replace(self.recipe, **given)
 
     def requests(
         self,
@@ -360,9 +376,14 @@ class Plantain:
             window = jacobi_window(self.device, batch)
         return draw_images(self.transformer, self.vocabulary, batch, window, self.draft, self._engine)
 
+    def _paint(self, codes: Int[Tensor, "b h w"]) -> UInt8[np.ndarray, "b H W 3"]:
+        """Pictures of codes; on CUDA in bf16, whose error a byte's own hides."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return to_pixels(self.image_tokenizer.decode(codes))
+
     def _preview(self, codes: Int[Tensor, "h w"], rows: int) -> "Image":
         """The first rows of a picture that will have `rows` of them, the rest gray."""
-        pixels = to_pixels(self.image_tokenizer.decode(codes[None]))[0]
+        pixels = self._paint(codes[None])[0]
         whole = np.full((rows * self.image_tokenizer.stride, *pixels.shape[1:]), 128, np.uint8)
         whole[: len(pixels)] = pixels
         return _to_pil([whole])[0]

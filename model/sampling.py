@@ -21,6 +21,8 @@ class SamplingConfig:
 
     # conditional logits are pushed this many times their distance away from the unconditional ones; 1: no guidance
     guidance: float = 1.0
+    # guidance ends after this share of an image's codes; what comes then costs half as much
+    guidance_until: float = 1.0
     # logits are divided by it; 0 takes the likeliest id
     temperature: float = 1.0
     # only this many of the likeliest ids can be drawn; 0: all
@@ -33,6 +35,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         ranges = {
             "guidance": (0.0, 100.0),
+            "guidance_until": (0.0, 1.0),
             "temperature": (0.0, 100.0),
             "top_k": (0, math.inf),
             "top_p": (0.0, 1.0),
@@ -46,6 +49,10 @@ class SamplingConfig:
             raise ValueError(
                 "top_p is 0, which leaves no id to draw: give a value above 0, or temperature 0 for the likeliest"
             )
+
+    def num_guided(self, num_codes: int) -> int:
+        """How many of an image's codes are guided, from the first on."""
+        return 0 if self.guidance == 1 else math.ceil(self.guidance_until * num_codes)
 
 
 class Settings(NamedTuple):

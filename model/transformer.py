@@ -78,16 +78,30 @@ def rotate(x: Float[Tensor, "b n t e"], turn: Rotation) -> Float[Tensor, "b n t 
 
 
 class Linear(nn.Linear):
-    """A linear map without bias, whose weights may be rounded to 8 bits once they are trained."""
+    """A linear map without bias, whose weights may be kept in fewer bits once they are trained."""
 
     scale: Tensor | None
+    narrow: Tensor | None
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__(num_in, num_out, bias=False)
         self.register_buffer("scale", None)
+        self.register_buffer("narrow", None, persistent=False)
 
-    def forward(self, input: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        return multiply(input, self.weight, self.scale)
+    def forward(self, input: Float[Tensor, "*n i"], block: slice = slice(None)) -> Float[Tensor, "*n o"]:
+        """input @ weight.T, or a block of its columns."""
+        if _sums_pay(input):
+            product = _multiply_by_sums(input, (self.weight if self.narrow is None else self.narrow)[block])
+        else:
+            product = F.linear(input, self.weight[block].to(input.dtype))
+        return product if self.scale is None else (product * self.scale[block]).type_as(input)
+
+    @torch.no_grad()
+    def keep_narrow(self) -> None:
+        """Keeps the weights in bf16 too, half as many bytes to read for few rows, unless that would round them."""
+        narrow = self.weight.bfloat16()
+        if self.weight.dtype == torch.float32 and torch.equal(narrow.float(), self.weight):
+            self.narrow = narrow
 
     @torch.no_grad()
     def quantize(self) -> None:
@@ -98,16 +112,15 @@ class Linear(nn.Linear):
         self.scale = scale
 
 
-def multiply(
-    x: Float[Tensor, "*n i"], weight: Real[Tensor, "o i"], scale: Float[Tensor, " o"] | None = None
-) -> Float[Tensor, "*n o"]:
-    """x @ weight.T, times `scale` where the weights are rounded."""
-    if _sums_pay(x):
-        sums = [(weight.float() * row).sum(-1) for row in x.flatten(0, -2)]
-        product = torch.stack(sums).reshape(*x.shape[:-1], -1)
-    else:
-        product = F.linear(x, weight.to(x.dtype))
-    return product if scale is None else (product * scale).type_as(x)
+# Bytes of weights that a CPU's caches may hold from one pass to the next; conversion then costs more than it saves.
+_FITS_CACHES = 2**25
+
+
+def _multiply_by_sums(x: Float[Tensor, "*n i"], weight: Real[Tensor, "o i"]) -> Float[Tensor, "*n o"]:
+    rows = x.flatten(0, -2)
+    halves = weight.chunk(2 if len(rows) <= 2 else 1)  # one sum alone would wait for each of its additions
+    sums = [torch.cat([(half.float() * row).sum(-1) for half in halves]) for row in rows]
+    return torch.stack(sums).reshape(*x.shape[:-1], -1)
 
 
 def _sums_pay(x: Float[Tensor, "*n i"]) -> bool:
@@ -259,14 +272,20 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*n d"], block: slice = slice(None)) -> Float[Tensor, "*n v"]:
         """Logits of a block of ids, in fp32."""
-        scale = None if self.head.scale is None else self.head.scale[block]
-        return multiply(hidden, self.head.weight[block], scale).float()
+        return self.head(hidden, block).float()
 
     def quantize(self) -> None:
         """Rounds all matrices but the embedding to 8 bits, for sampling where reading them is what takes the time."""
         for module in self.modules():
             if isinstance(module, Linear):
                 module.quantize()
+
+    def keep_narrow(self) -> None:
+        """Keeps a second copy of all matrices in bf16, where that is exact and reading them is what takes the time."""
+        matrices = [module for module in self.modules() if isinstance(module, Linear)]
+        if sum(module.weight.nbytes for module in matrices) > _FITS_CACHES:
+            for module in matrices:
+                module.keep_narrow()
 
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
         """An empty cache for `batch_size` sequences of up to `max_length` ids."""

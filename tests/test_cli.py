@@ -69,8 +69,8 @@ def test_a_picture_says_how_it_was_drawn(checkpoint: Path, call: Callable):
         "num_images": "2",
         "checkpoint": str(checkpoint),
     }
-    settings = ("guidance", "temperature", "top_k", "top_p", "min_p")
-    assert [float(facts[name]) for name in settings] == [2.0, 1.0, 5.0, 1.0, 0.0]  # the recipe's, but for top_k
+    settings = ("guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
+    assert [float(facts[name]) for name in settings] == [2.0, 1.0, 1.0, 5.0, 1.0, 0.0]  # the recipe's, but for top_k
 
 
 def test_the_pixels_written_are_those_drawn(checkpoint: Path, tiny: Callable, call: Callable):

@@ -180,6 +180,32 @@ def test_without_guidance_no_unconditional_half_is_computed(
     assert sizes == [3, 6]
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_where_guidance_ends_the_unconditional_half_is_no_longer_read(window: int, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=2)
+    wanted = [Wanted(text(1, 2), 0, n) for n in range(4)]
+    read = []
+    transformer.embedding.register_forward_hook(lambda module, given, output: read.append(len(given[0])))
+    half, whole, plain = (
+        codes_of(transformer, TEN, wanted, (4, 4), window, guidance=scale, guidance_until=until, temperature=0.5)
+        for scale, until in ((6.0, 0.5), (6.0, 1.0), (1.0, 1.0))
+    )
+    assert torch.equal(half[:, :8], whole[:, :8]) and not torch.equal(half, whole) and not torch.equal(half, plain)
+    halved = read[: read.index(8, read.index(4))]  # prefix and passes of the first call
+    assert halved == sorted(halved, reverse=True) and set(halved) == {8, 4}
+    if window == 1:
+        assert halved == [8] * 9 + [4] * 8
+
+
+def test_guidance_that_ends_at_once_is_no_guidance(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size)
+    wanted = [Wanted(text(1), 0, n) for n in range(3)]
+    none, ended = (
+        codes_of(transformer, TEN, wanted, (2, 3), **s) for s in ({}, dict(guidance=5.0, guidance_until=0.0))
+    )
+    assert torch.equal(none, ended)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("positions", ["grid", "line"])
 def test_at_temperature_zero_every_code_is_the_likeliest_by_uncached_logits(
@@ -249,6 +275,7 @@ SETTINGS = (
     {},
     {"guidance": 2.0},
     {"guidance": 3.0, "temperature": 0.6},
+    {"guidance": 4.0, "guidance_until": 0.4},
     {"guidance": 0.0, "top_k": 3},
     {"temperature": 0.0, "guidance": 1.5},
     {"temperature": 1.7, "top_p": 0.8, "min_p": 0.05},
@@ -301,7 +328,7 @@ def test_jacobi_needs_fewer_passes_and_never_shows_a_code_that_changes(tiny_tran
 @pytest.mark.parametrize("window", [1, 4])
 def test_rows_of_different_grids_and_settings_come_out_as_they_do_alone(window: int, tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, seed=1)
-    grids = [(2, 3), (4, 1), (1, 1), (3, 3), (2, 2), (1, 5)]
+    grids = [(2, 3), (4, 1), (3, 2), (1, 1), (3, 3), (2, 2), (1, 5)]
     requests = [
         ImageRequest(text(*range(row * 2)), grid, SamplingConfig(**settings), seed=row, sample=row % 2)
         for row, (grid, settings) in enumerate(zip(grids, SETTINGS, strict=True))

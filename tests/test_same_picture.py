@@ -15,6 +15,7 @@ from model.sampling import SamplingConfig
 CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "shapes32"
 CHOICES = {
     "guidance": (1.0, 1.5, 2.0, 3.0),
+    "guidance_until": (1.0, 1.0, 0.3),
     "temperature": (0.0, 0.45, 1.0, 1.3),
     "top_k": (0, 0, 20),
     "top_p": (1.0, 1.0, 0.9),
