@@ -36,7 +36,7 @@ HELD_OUT_WRAPPERS = ("a drawing with", "please draw a picture of", "show an imag
 BARE, STATE_SIZE, STATE_BACKGROUND = 0.55, 0.5, 0.7
 LEAVE_OUT_SHAPE, LEAVE_OUT_COLOUR = 0.025, 0.025
 STATE_RELATION, STATE_CORNER = 0.4, 0.25
-# Captions state geometry only where it stays true when objects move by about this much, in widths.
+# Captions state geometry only where it stays true when objects move by about this much, in shorter sides.
 SLACK = 0.05
 
 _NUMBERS = {"two": 2, "three": 3, "four": 4}

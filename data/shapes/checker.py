@@ -27,8 +27,8 @@ MAX_HUE_ERROR = math.radians(20)
 MAX_BACKGROUND_ERROR = 0.12  # of the whole background, in any channel, of 1
 MAX_STRAY = 0.2  # of a pixel from the background, in any channel, before it is junk
 MAX_JUNK = 0.01  # share of the picture's pixels
-MAX_SHIFT = 0.06  # between centres of the same object, in widths
-WORKING_SIZE = 64  # larger pictures are averaged down to about this size
+MAX_SHIFT = 0.06  # between centres of the same object, in shorter sides
+WORKING_SIZE = 64  # larger pictures are averaged down until their shorter side has about so many pixels
 
 # The frame in which shapes are compared: this many points to a side, reaching this many radii from the centre.
 FRAME, FRAME_REACH = 32, 1.7
@@ -65,7 +65,7 @@ class Verdict:
     scene: Scene
 
 
-def check(image: UInt8[np.ndarray, "size size 3"], program: Program, world: World) -> Verdict:
+def check(image: UInt8[np.ndarray, "height width 3"], program: Program, world: World) -> Verdict:
     """Judges a picture by the program that it was to show."""
     parsed = parse(image, world)
     facts = {**fact_verdicts(program, parsed.scene), "clean": parsed.clean}
@@ -77,6 +77,7 @@ def same_scene(parsed: Parsed, scene: Scene) -> bool:
     found = parsed.scene
     return (
         parsed.clean
+        and (found.width, found.height) == (scene.width, scene.height)
         and found.background == scene.background
         and len(found.objects) == len(scene.objects)
         and all(any(_same(seen, obj) for seen in found.objects) for obj in scene.objects)
@@ -88,21 +89,22 @@ def _same(a: Object, b: Object) -> bool:
     return near and (a.shape, a.colour, a.size) == (b.shape, b.colour, b.size)
 
 
-def parse(image: UInt8[np.ndarray, "size size 3"], world: World) -> Parsed:
-    """Finds the scene that a square picture shows."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1] or image.dtype != np.uint8:
-        raise ValueError(f"expected a square RGB picture of bytes, got {image.dtype} of shape {image.shape}")
+def parse(image: UInt8[np.ndarray, "height width 3"], world: World) -> Parsed:
+    """Finds the scene that a picture shows."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected an RGB picture of bytes, got {image.dtype} of shape {image.shape}")
     pixels = _shrink(image / 255.0)
-    size = len(pixels)
+    height, width = pixels.shape[:2]
+    size = min(height, width)
     chroma = pixels @ _CHROMA
-    coverage = chroma @ _HUES.T  # (size, size, colours): by an object of that colour, were it one
+    coverage = chroma @ _HUES.T  # (height, width, colours): by an object of that colour, were it one
     hues = coverage.argmax(-1)
     labels = components(np.where(np.hypot(*chroma.T).T > MIN_COVERAGE, hues, -1))
 
     min_area = math.pi * (min(low for _, low, _ in world.radii) / 2 * size) ** 2
     numbers = 1 + np.flatnonzero(np.bincount(labels.ravel())[1:] >= min_area / 2)
     free = ~np.isin(labels, numbers)
-    unexplained = np.ones((size, size), bool)
+    unexplained = np.ones((height, width), bool)
     objects, scores, margins = [], [], []
     for number in numbers:
         core = labels == number
@@ -113,8 +115,8 @@ def parse(image: UInt8[np.ndarray, "size size 3"], world: World) -> Parsed:
         if area < min_area:
             continue
         radius = math.sqrt(area / math.pi)
-        x = float(mask.sum(0) @ (np.arange(size) + 0.5) / area)
-        y = float(mask.sum(1) @ (np.arange(size) + 0.5) / area)
+        x = float(mask.sum(0) @ (np.arange(width) + 0.5) / area)
+        y = float(mask.sum(1) @ (np.arange(height) + 0.5) / area)
         shape, score, margin = _match(mask, x, y, radius, world.shapes)
         colour = _colour(chroma[core].mean(0), hue)
         objects.append(Object(shape, colour, _size(radius / size, world), x / size, y / size, radius / size))
@@ -122,7 +124,8 @@ def parse(image: UInt8[np.ndarray, "size size 3"], world: World) -> Parsed:
         margins.append(margin)
         unexplained &= ~region
     background, junk = _background(pixels, unexplained)
-    return Parsed(Scene(background, tuple(objects)), tuple(scores), tuple(margins), junk)
+    scene = Scene(background, tuple(objects), width / size, height / size)
+    return Parsed(scene, tuple(scores), tuple(margins), junk)
 
 
 def components(classes: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "height width"]:
@@ -152,12 +155,13 @@ _CHROMA /= np.hypot(*(np.array(COLOURS["red"]) @ _CHROMA))
 _HUES = np.array(list(COLOURS.values())) @ _CHROMA
 
 
-def _shrink(pixels: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "smaller smaller 3"]:
+def _shrink(pixels: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "h w 3"]:
     """Averages blocks of pixels, as large as leave the working size or more."""
-    factor = max(1, len(pixels) // WORKING_SIZE)
-    if len(pixels) % factor:
-        raise ValueError(f"a picture of {len(pixels)} pixels has no whole blocks of {factor}; resize it first")
-    return pixels.reshape(len(pixels) // factor, factor, len(pixels) // factor, factor, 3).mean((1, 3))
+    height, width = pixels.shape[:2]
+    factor = max(1, min(height, width) // WORKING_SIZE)
+    if height % factor or width % factor:
+        raise ValueError(f"a picture of {height} x {width} pixels has no whole blocks of {factor}; resize it first")
+    return pixels.reshape(height // factor, factor, width // factor, factor, 3).mean((1, 3))
 
 
 def _grow(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -202,7 +206,7 @@ def _match(
 ) -> tuple[str, float, float]:
     """The shape that a mask agrees with best, their Dice coefficient, and its lead over the next shape."""
     steps = np.linspace(-FRAME_REACH, FRAME_REACH, FRAME) * radius - 0.5
-    frame = _interpolation(y + steps, len(mask)) @ mask @ _interpolation(x + steps, len(mask)).T
+    frame = _interpolation(y + steps, mask.shape[0]) @ mask @ _interpolation(x + steps, mask.shape[1]).T
     templates, norms = _templates(shapes)
     dice = 2 * (templates @ frame.ravel()) / (norms + (frame**2).sum())
     best = dice.reshape(len(shapes), -1).max(1)

@@ -11,13 +11,14 @@ from itertools import permutations
 
 from data.shapes.scene import Object, Scene
 
-# The direction of each relation, and the place of each corner.
+# The direction of each relation, and the place of each corner in widths and heights of the scene.
 RELATIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
 
-# Centres nearer than this along a relation's axis, in widths, are beside each other to neither side.
+# Centres nearer than this along a relation's axis, in shorter sides, are beside each other to neither side.
 RELATION_MARGIN = 0.10
-# A centre is in a corner up to the first distance from it along both axes, and clearly not beyond the second.
+# A centre is in a corner up to the first distance from it along both axes, and clearly not beyond the second. They are
+# counted in shorter sides: the middle of a side is in no corner, however long the side.
 CORNER_REACH = (0.38, 0.48)
 
 
@@ -83,8 +84,8 @@ def holds(statement: Fact | Program, scene: Scene, slack: float = 0.0) -> bool |
     Args:
         statement: What is said.
         scene: Of what it is said.
-        slack: Further distance, in widths, by which geometry has to be clear. Captions are drawn with some, so that a
-            picture of theirs stays true when objects move a little.
+        slack: Further distance, in shorter sides, by which geometry has to be clear. Captions are drawn with some, so
+            that a picture of theirs stays true when objects move a little.
 
     Returns:
         True, False, or None where the geometry is ambiguous.
@@ -99,7 +100,7 @@ def holds(statement: Fact | Program, scene: Scene, slack: float = 0.0) -> bool |
         case Background(name):
             return scene.background == name
         case Corner(kind, corner):
-            return _any(_in_corner(obj, corner, slack) for obj in scene.objects if kind.matches(obj))
+            return _any(_in_corner(obj, corner, scene, slack) for obj in scene.objects if kind.matches(obj))
         case Relation(first, relation, second):
             return _any(
                 _related(a, relation, b, slack)
@@ -147,9 +148,9 @@ def _related(a: Object, relation: str, b: Object, slack: float) -> bool | None:
     return along > 0
 
 
-def _in_corner(obj: Object, corner: str, slack: float) -> bool | None:
+def _in_corner(obj: Object, corner: str, scene: Scene, slack: float) -> bool | None:
     x, y = CORNERS[corner]
-    away = max(abs(obj.x - x), abs(obj.y - y))
+    away = max(abs(obj.x - x * scene.width), abs(obj.y - y * scene.height))
     within, beyond = CORNER_REACH
     return True if away < within - slack else False if away > beyond + slack else None
 

@@ -1,6 +1,7 @@
 """The world of captioned shapes: what a scene is, the outline of each shape, and how scenes are drawn at random.
 
-Lengths are fractions of the picture's width, x grows to the right and y downwards, so a scene has no resolution.
+Lengths are fractions of the picture's shorter side, x grows to the right and y downwards, so a scene has no resolution,
+and an object as many pixels in a wide or tall picture as in a square one.
 Every shape covers the same area for the same radius: size then says nothing about shape, nor shape about size.
 """
 
@@ -123,10 +124,19 @@ class Object:
 
 @dataclass(frozen=True)
 class Scene:
-    """A background name and the objects on it."""
+    """A background name, the objects on it, and the picture's sides; the shorter one is 1."""
 
     background: str
     objects: tuple[Object, ...]
+    width: float = 1.0
+    height: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) != 1:
+            raise ValueError(
+                f"a scene is {self.width} wide and {self.height} high, but its shorter side is the unit of length: "
+                "divide both by it"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,9 +147,9 @@ class World:
     shapes: tuple[str, ...] = SHAPES
     # fewest and most objects in a scene
     num_objects: tuple[int, int] = (1, 4)
-    # radius ranges by size name, in widths; what lies between is neither small nor large
+    # radius ranges by size name, in shorter sides; what lies between is neither small nor large
     radii: tuple[tuple[str, float, float], ...] = (("small", 0.12, 0.14), ("large", 0.17, 0.20))
-    # free space between outlines, and between an outline and the border, in widths
+    # free space between outlines, and between an outline and the border, in shorter sides
     gap: float = 0.05
     border: float = 0.02
 
@@ -176,19 +186,28 @@ def place(
     kinds: Sequence[Draw],
     world: World,
     tries: int = 40,
+    frame: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Object, ...] | None:
     """Places objects of the given kinds uniformly at random, apart from one another.
+
+    Args:
+        rng: The source of all randomness.
+        kinds: One for each object.
+        world: How large they are and how far apart.
+        tries: Places that are drawn for an object before giving up.
+        frame: Width and height of the scene.
 
     Returns:
         The objects, or None where one of them found no room in `tries` draws.
     """
+    width, height = frame
     radii = {size: (low, high - low) for size, low, high in world.radii}
     placed: list[Object] = []
     for shape, colour, size in sorted(kinds, key=lambda kind: -radii[kind[2]][0]):  # large ones while there is room
         low, spread = radii[size]
         radius = low + spread * rng.random()
         left, top, right, bottom = EXTENTS[shape] * radius + world.border
-        points = rng.random((tries, 2)) * (1 - left - right, 1 - top - bottom) + (left, top)
+        points = rng.random((tries, 2)) * (width - left - right, height - top - bottom) + (left, top)
         far_enough = np.ones(tries, bool)
         for old in placed:  # the cheap half of the test first: no outline reaches in by more than a quarter radius
             nearest = 0.75 * (radius + old.radius) + world.gap
@@ -209,6 +228,7 @@ def sample_scene(
     kinds: Sequence[Draw] | None = None,
     accept: Callable[[Sequence[Draw]], bool] = lambda draws: True,
     repeat: float = 0.25,
+    frame: tuple[float, float] = (1.0, 1.0),
 ) -> Scene:
     """Draws a scene: background and number of objects uniform, places uniform among those that leave the gaps.
 
@@ -218,6 +238,7 @@ def sample_scene(
         kinds: Kinds to choose from, all of the world's when None.
         accept: Says of the objects' kinds whether to go on and place them, which is the costly part.
         repeat: Probability that all objects are of one kind ("three small red circles").
+        frame: Width and height of the scene.
     """
     kinds = kinds or world.kinds
     background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
@@ -230,6 +251,6 @@ def sample_scene(
         if not accept(draws):
             continue
         num_objects = number  # kept where there is no room, or full scenes would be rare
-        objects = place(rng, draws, world)
+        objects = place(rng, draws, world, frame=frame)
         if objects is not None:
-            return Scene(background, objects)
+            return Scene(background, objects, *frame)

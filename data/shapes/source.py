@@ -1,7 +1,7 @@
 """Captioned shapes as a source of examples, each drawn when it is asked for from nothing but its index."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +28,7 @@ class ShapesConfig:
     num_examples: int
     # name in data.shapes.splits.SPLITS
     split: str = "train"
-    # side of the picture in pixels; worlds are named after the least at which theirs can be checked
+    # the picture's shorter side in pixels; worlds are named after the least at which theirs can be checked
     image_size: int = 64
     # name in data.shapes.scene.WORLDS
     world: str = "shapes64"
@@ -36,6 +36,9 @@ class ShapesConfig:
     num_captions: int = 1
     # start of all randomness; whether a scene is trained on does not depend on it
     seed: int = 0
+    # (height, width) of the pictures, as many of one as of another; without any, all are square. Not a part of `repr`,
+    # which fingerprints hash: those of square pictures stay what they were
+    sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     kind: Literal["shapes"] = "shapes"
 
 
@@ -46,11 +49,16 @@ class Shapes:
     """
 
     def __init__(self, config: ShapesConfig):
-        for field, value, known in (("split", config.split, SPLITS), ("world", config.world, WORLDS)):
+        for name, value, known in (("split", config.split, SPLITS), ("world", config.world, WORLDS)):
             if value not in known:
-                raise ValueError(f"unknown {field} {value!r}, expected one of {', '.join(known)}")
+                raise ValueError(f"unknown {name} {value!r}, expected one of {', '.join(known)}")
         if config.num_examples < 1 or config.image_size < 1:
             raise ValueError(f"num_examples and image_size have to be at least 1, not as in {config}")
+        for size in config.sizes:
+            if min(size) != config.image_size:
+                raise ValueError(
+                    f"sizes has {size}, whose shorter side is not image_size, {config.image_size}: change one of them"
+                )
         self.config = config
         self.world = WORLDS[config.world]
 
@@ -63,11 +71,11 @@ class Shapes:
         metadata = {"scene": scene, "program": captions[0][1]}
         return Example(render(scene, self.config.image_size), tuple(text for text, _ in captions), metadata)
 
-    def shows(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> bool:
+    def shows(self, index: int, image: UInt8[np.ndarray, "height width 3"]) -> bool:
         """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
         return same_scene(parse(image, self.world), self.scene(index))
 
-    def verdict(self, index: int, image: UInt8[np.ndarray, "size size 3"]) -> "Verdict":
+    def verdict(self, index: int, image: UInt8[np.ndarray, "height width 3"]) -> "Verdict":
         """Which facts of an example's first caption a picture shows."""
         from data.shapes.checker import check
 
@@ -77,7 +85,7 @@ class Shapes:
         """The scene of an example, without its picture."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return sample_split_scene(self._rng("scene", index), self.world, self.config.split)
+        return sample_split_scene(self._rng("scene", index), self.world, self.config.split, self._frame(index))
 
     def caption(self, index: int, draw: int = 0) -> tuple[str, Program]:
         """A caption of an example and the program that it states; each draw gives another, independently."""
@@ -91,10 +99,18 @@ class Shapes:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((self.config, self.world)).encode())
+        if self.config.sizes:
+            digest.update(repr(self.config.sizes).encode())
         for index in range(0, len(self), -(-len(self) // 32)):
             example = self[index]
             digest.update(example.image.tobytes() + example.text.encode())
         return digest.hexdigest()[:16]
+
+    def _frame(self, index: int) -> tuple[float, float]:
+        """Width and height of an example's scene, drawn apart from what is in it."""
+        sizes = self.config.sizes or ((1, 1),)
+        height, width = sizes[self._rng("size", index).integers(len(sizes))]
+        return width / min(height, width), height / min(height, width)
 
     def _describe(self, scene: Scene, index: int, draw: int) -> tuple[str, Program]:
         rng = self._rng(f"caption {draw}", index)

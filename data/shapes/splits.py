@@ -69,9 +69,13 @@ def draws_of(scene: Scene) -> list[Draw]:
 
 
 def canonical(scene: Scene) -> str:
-    """The same for scenes that look alike: background, and the sorted objects with their cells of a 3 x 3 grid."""
+    """The same for scenes that look alike: background, and the sorted objects with their cells of a 3 x 3 grid.
+
+    The grid spans the scene, square or not: a layout that is held out stays so when it is stretched.
+    """
     objects = sorted(
-        (*draw, int(obj.x * 3), int(obj.y * 3)) for draw, obj in zip(draws_of(scene), scene.objects, strict=True)
+        (*draw, int(obj.x / scene.width * 3), int(obj.y / scene.height * 3))
+        for draw, obj in zip(draws_of(scene), scene.objects, strict=True)
     )
     return f"{scene.background} {objects}"
 
@@ -84,11 +88,16 @@ def hash_split(scene: Scene) -> str:
     return "train" if fraction < train else "val" if fraction < train + val else "test"
 
 
-def sample_split_scene(rng: np.random.Generator, world: World, split: str) -> Scene:
-    """Draws scenes until one belongs to the split, ruling out early what the objects alone can rule out."""
+def sample_split_scene(
+    rng: np.random.Generator, world: World, split: str, frame: tuple[float, float] = (1.0, 1.0)
+) -> Scene:
+    """Draws scenes of a width and height until one belongs to the split.
+
+    What the objects alone can rule out is ruled out before they are placed.
+    """
     kinds = _kinds(world, split)
     while True:
-        scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split))
+        scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split), frame=frame)
         if _belongs(scene, split):
             return scene
 
