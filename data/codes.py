@@ -3,15 +3,16 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Int, UInt8
 
 from data.example import Source
-from data.pictures import to_images
+from data.pictures import by_shape, to_images
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +37,7 @@ def encode_source(
         tokenizer: Turns them into codes, in fp32.
         device: Where to encode.
         cache: Folder of caches; one for each pair of source and tokenizer.
-        batch_size: Pictures encoded at once.
+        batch_size: Pictures read at once, and encoded at once where they are of one size.
         num_workers: Processes that read or draw pictures while others are encoded.
 
     Returns:
@@ -66,8 +67,8 @@ def encode_source(
             generator=torch.Generator(),  # else iter() would draw from the one that initialises the model
         )
         for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
-            codes = tokenizer.encode(to_images(np.stack([example.image for example in examples])).to(device))
-            for example, grid in zip(examples, codes.cpu().numpy(), strict=True):
+            grids = _encode([example.image for example in examples], tokenizer, device)
+            for example, grid in zip(examples, grids, strict=True):
                 yield {"codes": grid, "captions": list(example.captions)}
 
     # The finished folder appears by one rename: a run that is killed while encoding leaves no half cache behind.
@@ -82,3 +83,26 @@ def encode_source(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return datasets.Dataset.load_from_disk(str(folder))
+
+
+def _encode(
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], tokenizer: "ImageTokenizer", device: torch.device
+) -> list[Int[np.ndarray, "_ _"]]:
+    """The codes of each picture; those of one size are encoded together."""
+    grids: dict[int, np.ndarray] = {}
+    for places in by_shape(pictures):
+        codes = tokenizer.encode(to_images(np.stack([pictures[place] for place in places])).to(device))
+        grids.update(zip(places, codes.cpu().numpy(), strict=True))
+    return [grids[place] for place in range(len(pictures))]
+
+
+def grids_of(codes: "Dataset") -> list[tuple[int, int]]:
+    """The grids (rows, columns) that occur among codes, the nearest to a square first."""
+    import pyarrow.compute
+
+    arrow: Any = pyarrow.compute  # its functions are made when it is imported
+    column = codes.with_format("arrow")[:]["codes"]  # as lists of Python's, millions would take a minute
+    rows = arrow.list_value_length(column)
+    columns = arrow.list_value_length(arrow.list_element(column, 0))
+    found = set(zip(rows.to_pylist(), columns.to_pylist(), strict=True))
+    return sorted(found, key=lambda grid: (max(grid) / min(grid), grid))

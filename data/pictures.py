@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
 
 
+def by_shape(arrays: Iterable[np.ndarray]) -> list[list[int]]:
+    """The places of arrays of one shape, for each shape in the order of its first: what can be stacked."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, array in enumerate(arrays):
+        places.setdefault(array.shape, []).append(place)
+    return list(places.values())
+
+
 def turn_hue(images: Float[Tensor, "b 3 H W"], degrees: Float[Tensor, " b"]) -> Float[Tensor, "b 3 H W"]:
     """Turns the colours of each image around the axis of grays, which stay as they are; clipped to [-1, 1].
 
@@ -40,15 +48,16 @@ def turn_hue(images: Float[Tensor, "b 3 H W"], degrees: Float[Tensor, " b"]) -> 
     return torch.einsum("bij,bjhw->bihw", turn, images).clamp(-1, 1)
 
 
-def grid(pixels: UInt8[np.ndarray, "b H W 3"], columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Pictures of one size side by side, as square as may be unless `columns` is given."""
-    count, height, width, _ = pixels.shape
+def grid(pixels: Iterable[UInt8[np.ndarray, "_ _ 3"]], columns: int | None = None, gap: int = 2) -> Image.Image:
+    """Pictures side by side on white, each with room for the largest, as square as may be unless `columns` is given."""
+    pixels = list(pixels)
+    count, height, width = len(pixels), max(map(len, pixels)), max(picture.shape[1] for picture in pixels)
     across = min(count, columns or math.ceil(math.sqrt(count)))
     down = math.ceil(count / across)
     sheet = np.full((down * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
     for index, picture in enumerate(pixels):
         top, left = index // across * (height + gap), index % across * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return Image.fromarray(sheet)
 
 
@@ -84,5 +93,5 @@ def save_sheet(
     metadata = PngInfo()
     for name, value in facts.items():
         metadata.add_itxt(name, value)
-    sheet = grid(np.stack(tiles), gap=8 if labels else 2)
+    sheet = grid(tiles, gap=8 if labels else 2)
     write_atomic(path, lambda beside: sheet.save(beside, format="PNG", pnginfo=metadata))

@@ -63,7 +63,7 @@ def _world(card: dict[str, Any]) -> str | None:
 def measure(
     plantain: Any, split: str, num_prompts: int, world: str, seed: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draws one picture for each of a split's first prompts and judges it.
+    """Draws one picture for each of a split's first prompts, of the sizes that the model knows, and judges it.
 
     Returns:
         adherence: share of pictures with every stated fact right.
@@ -72,29 +72,33 @@ def measure(
         relative: adherence over ceiling.
         facts: for each kind of fact, the share of the prompts stating it whose picture has it right.
     """
-    from data.pictures import to_images, to_pixels
+    from data.pictures import by_shape, to_images, to_pixels
     from data.shapes.checker import check, parse, same_scene
     from data.shapes.scene import WORLDS
     from data.shapes.source import Shapes, ShapesConfig
 
-    size = plantain.grids[0][0] * plantain.image_tokenizer.stride
-    source = Shapes(ShapesConfig(num_prompts, split=split, image_size=size, world=world))
+    stride = plantain.image_tokenizer.stride
+    sizes = tuple((rows * stride, columns * stride) for rows, columns in plantain.grids)
+    source = Shapes(ShapesConfig(num_prompts, split=split, image_size=min(sizes[0]), world=world, sizes=sizes))
     examples = [source[index] for index in range(num_prompts)]
-    drawn = plantain.generate([example.text for example in examples], seed=seed, **settings)
     right, ceiling, same = [], [], []
     facts: dict[str, list[bool]] = defaultdict(list)
-    for start in range(0, num_prompts, 64):
-        batch = examples[start : start + 64]
-        images = to_images(np.stack([example.image for example in batch])).to(plantain.device)
-        redrawn = to_pixels(plantain.image_tokenizer.decode(plantain.image_tokenizer.encode(images)))
-        for example, image, true in zip(batch, drawn.images[start : start + 64], redrawn, strict=True):
-            program = example.metadata["program"]
-            verdict = check(np.asarray(image), program, WORLDS[world])
-            right.append(verdict.ok)
-            for name, value in verdict.facts.items():
-                facts[name].append(value)
-            ceiling.append(check(true, program, WORLDS[world]).ok)
-            same.append(same_scene(parse(true, WORLDS[world]), example.metadata["scene"]))
+    for places in by_shape(example.image for example in examples):
+        group = [examples[place] for place in places]
+        texts, size = [example.text for example in group], group[0].image.shape[:2]
+        drawn = plantain.generate(texts, seed=seed, size=size, **settings)
+        for start in range(0, len(group), 64):
+            batch = group[start : start + 64]
+            images = to_images(np.stack([example.image for example in batch])).to(plantain.device)
+            redrawn = to_pixels(plantain.image_tokenizer.decode(plantain.image_tokenizer.encode(images)))
+            for example, image, true in zip(batch, drawn.images[start : start + 64], redrawn, strict=True):
+                program = example.metadata["program"]
+                verdict = check(np.asarray(image), program, WORLDS[world])
+                right.append(verdict.ok)
+                for name, value in verdict.facts.items():
+                    facts[name].append(value)
+                ceiling.append(check(true, program, WORLDS[world]).ok)
+                same.append(same_scene(parse(true, WORLDS[world]), example.metadata["scene"]))
     return {
         "adherence": float(np.mean(right)),
         "ceiling": float(np.mean(ceiling)),

@@ -24,12 +24,19 @@ ROUNDS = 8
 _OUTSIDE = -1  # stands for a neighbour that lies outside the picture, and for an entry without a guess
 
 
-def learn(grids: Int[np.ndarray, "n h w"]) -> Int[Tensor, " size"]:
-    """The table of these pictures' codes: the likeliest code for each context, -1 where none was seen."""
-    codes = torch.from_numpy(np.asarray(grids)).long()
-    framed = F.pad(codes, (1, 1, 1, 0), value=_OUTSIDE)
-    left, above, right_above = framed[:, 1:, :-2], framed[:, :-1, 1:-1], framed[:, :-1, 2:]
-    entries = _hash(left, above, right_above) & (SIZE - 1)
+def learn(*grids: Int[np.ndarray, "_ _ _"]) -> Int[Tensor, " size"]:
+    """The table of pictures' codes: the likeliest code for each context, -1 where none was seen.
+
+    Args:
+        grids: Codes (n, h, w) of pictures, all those of one grid in one array.
+    """
+    contexts, drawn = [], []
+    for stack in grids:
+        framed = F.pad(torch.from_numpy(stack).long(), (1, 1, 1, 0), value=_OUTSIDE)
+        left, above, right_above = framed[:, 1:, :-2], framed[:, :-1, 1:-1], framed[:, :-1, 2:]
+        contexts.append(_hash(left, above, right_above).flatten())
+        drawn.append(framed[:, 1:, 1:-1].flatten())
+    entries, codes = torch.cat(contexts) & (SIZE - 1), torch.cat(drawn)
     num_codes = int(codes.max()) + 1
     pairs, counts = torch.unique(entries * num_codes + codes, return_counts=True)
     pairs = pairs[counts.argsort(stable=True)]

@@ -1,5 +1,6 @@
 """Training the autoregressive model: predict the next id of captions and pictures in one stream."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from data.codes import encode_source
-from data.pictures import grid
+from data.codes import encode_source, grids_of
+from data.example import Example
+from data.pictures import by_shape, grid
 from data.sources import SourceConfig, open_source
 from model import draft
 from model.plantain import TEXT_FILE, Plantain
@@ -126,10 +128,14 @@ class NextIdObjective:
         self.text_tokenizer = self._text_tokenizer()
         self.vocabulary = Vocabulary(self.text_tokenizer.num_text, self.image_tokenizer.codebook_size)
         self.model = LanguageModel(Transformer(config.network, self.vocabulary.size), self.vocabulary, config.z_loss)
-        first = np.array(self.codes[0]["codes"])
-        self.grid = (first.shape[0], first.shape[1])
-        some = self.codes.select(range(min(len(self.codes), 100_000)))["codes"]
-        self.draft = draft.learn(np.array(some))
+        self.grids = grids_of(self.codes)
+        if unknown := set(grids_of(self.validation_codes)) - set(self.grids):
+            raise ValueError(
+                f"validation has pictures of {_listed(sorted(unknown))} codes, but data only of {_listed(self.grids)}: "
+                "give both the same sizes"
+            )
+        some = [np.array(codes) for codes in self.codes.select(range(min(len(self.codes), 100_000)))["codes"]]
+        self.draft = draft.learn(*(np.stack([some[place] for place in places]) for places in by_shape(some)))
 
     def _text_tokenizer(self) -> TextTokenizer:
         """Trained once; a resumed run reads what it wrote."""
@@ -179,9 +185,9 @@ class NextIdObjective:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch["ids"])
         figures = {name: value / len(sequences) for name, value in sums.items()}
         if count := min(self.config.num_samples, len(self.validation)):
-            prompts = [self.validation[index].text for index in range(count)]
-            drawn = self.plantain(model.transformer).generate(prompts)
-            pixels = np.stack([np.asarray(image) for image in drawn.images])
+            examples = [self.validation[index] for index in range(count)]
+            prompts = [example.text for example in examples]
+            pixels = self._draw(model.transformer, examples)
             folder.mkdir(parents=True, exist_ok=True)
             grid(pixels).save(folder / "samples.png")
             (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
@@ -189,12 +195,25 @@ class NextIdObjective:
                 figures["prompt_adherence"] = float(np.mean([verdict(i, image).ok for i, image in enumerate(pixels)]))
         return figures
 
+    def _draw(self, transformer: Transformer, examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+        """A picture of each example's text, as large as its own; those of one size are drawn together."""
+        plantain = self.plantain(transformer)
+        pixels: dict[int, np.ndarray] = {}
+        for places in by_shape([example.image for example in examples]):
+            height, width, _ = examples[places[0]].image.shape
+            drawn = plantain.generate([examples[place].text for place in places], size=(height, width))
+            pixels.update(zip(places, map(np.asarray, drawn.images), strict=True))
+        return [pixels[place] for place in range(len(examples))]
+
     def plantain(self, transformer: Transformer) -> Plantain:
         card = {"config": to_dict(self.config)}
         recipe = self.config.recipe
-        grids = [self.grid]
-        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, grids, card, self.draft)
+        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, self.grids, card, self.draft)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)
         self.plantain(model.transformer).save_pretrained(folder)
+
+
+def _listed(grids: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{rows}x{columns}" for rows, columns in grids)

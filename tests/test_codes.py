@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.codes import encode_source
+from data.codes import encode_source, grids_of
 from data.example import Example
 from data.pictures import to_images
 from tokenizer.image import ImageTokenizer
@@ -60,6 +60,30 @@ def test_the_cache_holds_the_codes_and_captions_of_each_example(tiny_image_token
         example = source[index]
         assert row["codes"] == tokenizer.encode(to_images(example.image[None]))[0].tolist()
         assert tuple(row["captions"]) == example.captions
+
+
+class MixedNoise(Noise):
+    """The same in two sizes, one after the other and then both again."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        return Example(example.image[:, : 12 - 4 * (index % 2)], example.captions)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"mixed {super().fingerprint}"
+
+
+def test_pictures_of_several_sizes_are_encoded_as_each_alone(
+    tiny_image_tokenizer: Callable, tmp_path: Path, encoded: list[int]
+):
+    tokenizer, source = tiny_image_tokenizer(), MixedNoise()
+    dataset = encode_source(source, tokenizer, torch.device("cpu"), tmp_path, batch_size=4)
+    assert encoded == [2, 2, 1]  # those of one size together
+    for index, row in enumerate(dataset):
+        assert row["codes"] == tokenizer.encode(to_images(source[index].image[None]))[0].tolist()
+        assert tuple(row["captions"]) == source[index].captions
+    assert grids_of(dataset) == [(2, 2), (2, 3)]  # the square first, though it came second
 
 
 def test_the_second_call_encodes_nothing(tiny_image_tokenizer: Callable, tmp_path: Path, encoded: list[int]):

@@ -30,6 +30,16 @@ def test_the_table_holds_the_most_frequent_code_of_each_context():
     assert guess(table, drawn, before, torch.tensor([[2, 3]]), 0, first, columns)[0, 2:4].tolist() == [3, 5]
 
 
+def test_pictures_of_several_grids_make_one_table():
+    wide, tall = np.array([[[3, 5]], [[3, 5]]]), np.array([[[3, 6], [4, 4]]])
+    table = learn(wide, tall)
+    alone = learn(tall)
+    drawn, first, columns = layout(torch.tensor([[[0, 0], [0, 0]]]), prefix=2)
+    before, places = torch.full_like(drawn, 9), torch.tensor([[2, 3, 4, 5]])
+    assert guess(alone, drawn, before, places, 0, first, columns)[0, 2:6].tolist() == [3, 6, 4, 4]
+    assert guess(table, drawn, before, places, 0, first, columns)[0, 2:4].tolist() == [3, 5]  # seen twice
+
+
 @pytest.mark.parametrize("prefix", [1, 5])
 def test_what_follows_from_a_changed_code_is_guessed_along_the_row_and_below(prefix: int):
     truth = torch.from_numpy(stripes(10))

@@ -8,15 +8,16 @@ import pytest
 from data.shapes.checker import Parsed, check, components, parse, same_scene
 from data.shapes.programs import Background, Inventory, Kind, Program, Relation, holds
 from data.shapes.render import render
-from data.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, WORLDS, Object, Scene, World, sample_scene
+from data.shapes.scene import BACKGROUNDS, COLOURS, WORLDS, Object, Scene, World, sample_scene
 from data.shapes.source import Shapes, ShapesConfig
 
 WORLD = World()
+SQUARE, WIDE, TALL = (1.0, 1.0), (1.5, 1.0), (1.0, 1.5)  # width and height
 
 
-def scenes(number: int, world: World = WORLD, seed: int = 0) -> list[Scene]:
+def scenes(number: int, world: World = WORLD, seed: int = 0, frame: tuple[float, float] = SQUARE) -> list[Scene]:
     rng = np.random.default_rng(seed)
-    return [sample_scene(rng, world) for _ in range(number)]
+    return [sample_scene(rng, world, frame=frame) for _ in range(number)]
 
 
 def everything(scene: Scene) -> Program:
@@ -78,6 +79,29 @@ def test_pictures_read_back_as_their_scenes(world, size, damage, at_least):
     assert np.mean([same_scene(parsed, scene) for parsed, scene in found]) >= at_least
 
 
+@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("shapes64", 128), ("shapes32", 32)])
+@pytest.mark.parametrize("frame", [WIDE, TALL, (4 / 3, 1.0)])
+def test_wide_and_tall_pictures_read_back_as_their_scenes(world, size, frame):
+    size = size * 3 // 4 if frame[0] == 4 / 3 else size  # a whole number of pixels
+    world = WORLDS[world]
+    for scene in scenes(50, world, seed=6, frame=frame):
+        image = render(scene, size)
+        assert image.shape == (round(size * frame[1]), round(size * frame[0]), 3)
+        parsed = parse(image, world)
+        assert (parsed.scene.width, parsed.scene.height) == frame and same_scene(parsed, scene)
+        for obj in scene.objects:  # an object has the place, and the size in pixels, that it has in a square picture
+            seen = min(parsed.scene.objects, key=lambda other: np.hypot(other.x - obj.x, other.y - obj.y))
+            assert abs(seen.radius - obj.radius) < 0.006 and np.hypot(seen.x - obj.x, seen.y - obj.y) < 0.012
+
+
+def test_a_picture_of_another_aspect_shows_another_scene():
+    scene = Scene("gray", (Object("circle", "red", "large", 0.3, 0.3, 0.18),))
+    for frame in (WIDE, TALL):
+        wider = replace(scene, width=frame[0], height=frame[1])
+        assert check(render(wider, 64), everything(scene), WORLD).ok  # no caption speaks of it
+        assert not same_scene(parse(render(wider, 64), WORLD), scene)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("shapes32", 32)])
 def test_ten_thousand_pictures_read_back_as_their_scenes(world, size):
@@ -93,30 +117,34 @@ def test_every_picture_satisfies_its_own_caption():
             assert verdict.ok and all(verdict.facts.values()), (example.text, verdict)
 
 
-def test_changing_any_one_attribute_flips_the_verdict():
+@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("shapes32", 32)])
+@pytest.mark.parametrize("frame", [SQUARE, WIDE, TALL])
+def test_changing_any_one_attribute_flips_the_verdict(world, size, frame):
     rng = np.random.default_rng(2)
-    radii = {size: (low + high) / 2 for size, low, high in WORLD.radii}
-    for scene in scenes(25, seed=2):
+    world = WORLDS[world]
+    radii = {name: (low + high) / 2 for name, low, high in world.radii}
+    for scene in scenes(25, world, seed=2, frame=frame):
         program, rest = everything(scene), scene.objects[1:]
-        first = replace(scene.objects[0], radius=0.13)  # no change of shape may make two objects touch
+        first = replace(scene.objects[0], radius=radii["small"])  # no change of shape may make two objects touch
         for changed in (
-            *(replace(first, shape=shape) for shape in SHAPES if shape != first.shape),
+            *(replace(first, shape=shape) for shape in world.shapes if shape != first.shape),
             *(replace(first, colour=colour) for colour in COLOURS if colour != first.colour),
-            *(replace(first, size=size, radius=radius) for size, radius in radii.items() if size != first.size),
+            *(replace(first, size=name, radius=radius) for name, radius in radii.items() if name != first.size),
         ):
             if rng.random() < 0.4:
-                verdict = check(render(replace(scene, objects=(changed, *rest)), 64), program, WORLD)
+                verdict = check(render(replace(scene, objects=(changed, *rest)), size), program, world)
                 assert not verdict.ok and not verdict.facts["objects"]
-        fewer = check(render(replace(scene, objects=rest), 64), program, WORLD)
+        fewer = check(render(replace(scene, objects=rest), size), program, world)
         assert not fewer.ok and not fewer.facts["count"]
         other = next(name for name in BACKGROUNDS if name != scene.background)
-        repainted = check(render(replace(scene, background=other), 64), program, WORLD)
+        repainted = check(render(replace(scene, background=other), size), program, world)
         assert [name for name, verdict in repainted.facts.items() if not verdict] == ["background"]
 
 
-def test_a_mirror_image_flips_left_and_right_and_nothing_else():
+@pytest.mark.parametrize("frame", [SQUARE, WIDE, TALL])
+def test_a_mirror_image_flips_left_and_right_and_nothing_else(frame):
     flipped = 0
-    for scene in scenes(40, seed=3):
+    for scene in scenes(40, seed=3, frame=frame):
         image = render(scene, 64)
         seen, mirrored = parse(image, WORLD).scene, parse(image[:, ::-1], WORLD).scene
         assert holds(everything(scene), mirrored)
@@ -211,5 +239,14 @@ def test_components_share_a_side_and_a_class():
 
 
 def test_a_picture_that_cannot_be_averaged_down_is_refused():
-    with pytest.raises(ValueError, match="129 pixels has no whole blocks of 2"):
-        parse(np.zeros((129, 129, 3), np.uint8), WORLD)
+    for height, width in ((129, 129), (128, 129)):
+        with pytest.raises(ValueError, match=f"{height} x {width} pixels has no whole blocks of 2"):
+            parse(np.zeros((height, width, 3), np.uint8), WORLD)
+
+
+def test_a_scene_has_a_shorter_side_of_one_and_a_picture_whole_pixels():
+    for width, height in ((2.0, 1.5), (0.5, 1.0)):
+        with pytest.raises(ValueError, match=f"{width} wide and {height} high.* divide both by it"):
+            Scene("gray", (), width, height)
+    with pytest.raises(ValueError, match="no whole number of pixels at size 33: choose another size"):
+        render(Scene("gray", (), 1.5, 1.0), 33)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.shapes.programs import Background, Corner, Count, Inventory, Kind, Relation, fact_verdicts, holds
+from data.shapes.programs import CORNERS, Background, Corner, Count, Inventory, Kind, Relation, fact_verdicts, holds
 from data.shapes.scene import Object, Scene
 
 CIRCLE = Object("circle", "red", "small", 0.2, 0.5, 0.13)
@@ -74,6 +74,19 @@ def test_corners_have_a_clear_inside_and_a_clear_outside():
     for y, verdict in ((0.8, True), (0.58, None), (0.3, False)):
         assert holds(fact, Scene("gray", (replace(CIRCLE, y=y),))) is verdict
     assert holds(fact, Scene("gray", (replace(CIRCLE, x=0.8, y=0.8),))) is False
+
+
+@pytest.mark.parametrize(("width", "height"), [(1.5, 1.0), (1.0, 1.5)])
+def test_corners_are_those_of_the_picture_and_the_middle_of_a_long_side_is_in_none(width, height):
+    for corner, (right, bottom) in CORNERS.items():
+        for x, y, verdict in ((0.3, 0.3, True), (0.43, 0.3, None), (0.5, 0.5, False)):  # distances from the corner
+            circle = replace(CIRCLE, x=width - x if right else x, y=height - y if bottom else y)
+            scene = Scene("gray", (circle,), width, height)
+            assert holds(Corner(A_CIRCLE, corner), scene) is verdict
+            assert not any(holds(Corner(A_CIRCLE, other), scene) for other in CORNERS if other != corner)
+    for x, y in ((width / 2, 0.2), (width / 2, height - 0.2), (0.2, height / 2), (width - 0.2, height / 2)):
+        scene = Scene("gray", (replace(CIRCLE, x=x, y=y),), width, height)
+        assert all(holds(Corner(A_CIRCLE, corner), scene) is False for corner in CORNERS)
 
 
 def test_a_program_is_false_before_it_is_ambiguous_before_it_is_true():

@@ -11,6 +11,7 @@ from data.shapes.programs import holds
 from data.shapes.scene import WORLDS, Scene, sample_scene
 from data.shapes.source import Shapes, ShapesConfig
 from data.shapes.splits import COMBINATIONS, SPLITS, canonical, draws_of, hash_split, held_out, stated_held_out
+from runtime.config import from_dict
 
 
 def shapes(split: str = "train", num_examples: int = 1000, **settings) -> Shapes:
@@ -73,6 +74,79 @@ def test_a_fingerprint_changes_with_the_examples_only():
     assert fingerprint == Shapes(config).fingerprint
     for change in ({"seed": 1}, {"split": "pair"}, {"num_examples": 41}, {"image_size": 48}, {"world": "shapes32"}):
         assert Shapes(replace(config, **change)).fingerprint != fingerprint
+
+
+# Caches of codes and shipped models rest on these.
+FINGERPRINTS = {
+    ("shapes32", 32, "train"): "51b87dfff7fbfd14",
+    ("shapes32", 32, "pair"): "9e02deef76dbe144",
+    ("shapes64", 64, "train"): "05179e6c81b00af4",
+    ("shapes64", 64, "test"): "5fd4a065ddabbda8",
+}
+
+
+@pytest.mark.parametrize(("world", "size", "split"), FINGERPRINTS)
+def test_square_pictures_and_their_fingerprints_stay_what_they_are(world, size, split):
+    source = shapes(split, 400, world=world, image_size=size, num_captions=2)
+    assert source.fingerprint == FINGERPRINTS[world, size, split]
+
+
+SIZES = ((32, 32), (32, 48), (48, 32))
+
+
+def test_each_size_is_as_frequent_and_an_index_has_the_same_one_at_every_resolution():
+    source, larger = (
+        shapes(world="shapes32", image_size=32 * scale, sizes=tuple((scale * h, scale * w) for h, w in SIZES))
+        for scale in (1, 2)
+    )
+    counts = dict.fromkeys(SIZES, 0)
+    for index in range(300):
+        scene = source.scene(index)
+        counts[round(32 * scene.height), round(32 * scene.width)] += 1
+        assert scene == larger.scene(index)
+    assert all(70 < count < 130 for count in counts.values())
+    for index in range(5):
+        example, scene = source[index], source.scene(index)
+        assert example.image.shape[:2] == (round(32 * scene.height), round(32 * scene.width))
+        assert source.shows(index, example.image) and source.verdict(index, example.image).ok
+        assert larger[index].image.shape[:2] == tuple(2 * side for side in example.image.shape[:2])
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_objects_keep_to_their_picture_and_use_all_of_it(world, size):
+    source = shapes(world=world, sizes=(size,))
+    height, width = (side / 64 for side in size)
+    outlines = [obj.outline() for index in range(300) for obj in source.scene(index).objects]
+    points = np.concatenate(outlines) / (width, height)
+    border = source.world.border / np.array([width, height])
+    assert (points >= border - 1e-9).all() and (points <= 1 - border + 1e-9).all()
+    assert (points.min(0) < 0.04).all() and (points.max(0) > 0.96).all()
+    numbers = np.bincount([len(source.scene(index).objects) for index in range(300)])[1:]
+    assert all(numbers > 0.7 * 300 / len(numbers))
+
+
+def test_what_is_held_out_square_is_held_out_wide_and_tall():
+    for split in ("train", "test", "pair"):
+        source = shapes(split, sizes=((64, 96), (96, 64)))
+        for index in range(30):
+            scene = source.scene(index)
+            stretched = tuple(replace(o, x=o.x / scene.width, y=o.y / scene.height) for o in scene.objects)
+            square = Scene(scene.background, stretched)
+            assert canonical(square) == canonical(scene)
+            assert held_out(draws_of(scene)) == {split} & COMBINATIONS
+            assert split in COMBINATIONS or hash_split(square) == hash_split(scene) == split
+
+
+def test_sizes_have_the_image_size_as_their_shorter_side_and_a_fingerprint_of_their_own():
+    with pytest.raises(ValueError, match=r"\(48, 96\), whose shorter side is not image_size, 64: change one"):
+        shapes(sizes=((64, 64), (48, 96)))
+    config = from_dict(ShapesConfig, {"num_examples": 40, "sizes": [[64, 64], [64, 96]]})  # as YAML has it
+    assert config.sizes == ((64, 64), (64, 96))
+    found = {shapes(num_examples=40, sizes=sizes).fingerprint for sizes in ((), ((64, 96),), ((64, 64), (64, 96)))}
+    assert len(found) == 3
+    square = shapes(sizes=((64, 64),))
+    assert np.array_equal(square[3].image, shapes()[3].image) and square[3].captions == shapes()[3].captions
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.pictures import grid, to_images, to_pixels, turn_hue
+from data.pictures import by_shape, grid, to_images, to_pixels, turn_hue
 from data.sources import SourceConfig, open_source
 from runtime.loop import LoopConfig
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
@@ -155,6 +155,11 @@ class ReconstructionObjective:
         return item.shape[0]
 
     def collate(self, items: list[np.ndarray]) -> dict[str, Tensor]:
+        if len(sizes := {f"{item.shape[0]}x{item.shape[1]}" for item in items}) > 1:
+            raise ValueError(
+                f"a batch has pictures of {', '.join(sorted(sizes))} pixels: train an image tokenizer on one size, "
+                "it then serves every multiple of its stride"
+            )
         return {"images": to_images(np.stack(items))}
 
     @torch.no_grad()
@@ -167,19 +172,22 @@ class ReconstructionObjective:
         noise, likeness, kept = [], [], []
         for start in range(0, len(self.validation), 64):
             indices = range(start, min(start + 64, len(self.validation)))
-            pixels = np.stack([self.validation[index].image for index in indices])
-            images = to_images(pixels).to(device)
-            codes = tokenizer.encode(images)
-            reconstruction = tokenizer.decode(codes)
-            counts += torch.bincount(codes.flatten().cpu(), minlength=tokenizer.codebook_size)
-            noise += psnr(reconstruction, images).tolist()
-            likeness += ssim(reconstruction, images).tolist()
-            decoded = to_pixels(reconstruction)
+            pixels = [self.validation[index].image for index in indices]
+            decoded = [np.empty(0)] * len(pixels)
+            for places in by_shape(pixels):
+                images = to_images(np.stack([pixels[place] for place in places])).to(device)
+                codes = tokenizer.encode(images)
+                reconstruction = tokenizer.decode(codes)
+                counts += torch.bincount(codes.flatten().cpu(), minlength=tokenizer.codebook_size)
+                noise += psnr(reconstruction, images).tolist()
+                likeness += ssim(reconstruction, images).tolist()
+                for place, image in zip(places, to_pixels(reconstruction), strict=True):
+                    decoded[place] = image
             if (same := getattr(self.validation, "shows", None)) is not None:
                 kept += [same(index, image) for index, image in zip(indices, decoded, strict=True)]
             if not start:
                 folder.mkdir(parents=True, exist_ok=True)
-                pairs = np.stack([pixels[:32], decoded[:32]], axis=1).reshape(-1, *pixels.shape[1:])
+                pairs = [picture for pair in zip(pixels[:32], decoded[:32], strict=True) for picture in pair]
                 grid(pairs, columns=8).save(folder / "originals and reconstructions.png")
         usage, perplexity = codebook_use(counts)
         figures = {
