@@ -115,5 +115,7 @@ def _capture(session: Session, run: Run, window: int) -> torch.cuda.CUDAGraph:
 
 def _tensors(session: Session) -> list[Tensor]:
     """Everything that differs from one drawing to the next. The cache is not read before it is written."""
-    parts = (*session.streams, *session.choice.settings, *session.choice[1:], session.counts, session.broken)
+    choice = session.choice
+    parts = (*session.streams, *choice.settings, *choice[1:], *choice.guided, *choice.weights)
+    parts += session.counts, session.broken
     return [part for part in parts if isinstance(part, Tensor)]

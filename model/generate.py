@@ -12,6 +12,7 @@ Rows of a batch are independent: each has its own prompt, grid, settings, seed a
 would alone.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from model import draft
 from model.cache import Cache
-from model.sampling import SamplingConfig, Settings, draw, guide, stack
+from model.sampling import SamplingConfig, Settings, draw, stack
 from model.transformer import ModelConfig, Transformer
 from runtime.device import free_memory
 from tokenizer.sequence import ImageSegment, Packed, Positions, Segment, pack
@@ -33,6 +34,18 @@ from tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from model.engine import Engine
+
+
+MAX_GUIDES = 2
+
+
+class Guide(NamedTuple):
+    """A sequence that is read beside a picture's own, to push the picture away from it or towards it."""
+
+    # what comes before the picture in this sequence
+    segments: Sequence[Segment]
+    # share of its hidden states in what is drawn from; the picture's own sequence has the rest of one
+    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +61,42 @@ class ImageRequest:
     seed: int
     # number of this picture under the seed
     sample: int
+    # up to two; by default one without the condition, as the settings' guidance says
+    guides: Sequence[Guide] | None = None
+    # codes that are not drawn but given, -1 where one is to be drawn
+    known: Int[np.ndarray, "h w"] | None = None
+
+    @property
+    def guiding(self) -> Sequence[Guide]:
+        """The guides, each of which costs another stream."""
+        if self.sampling.guidance_until == 0:
+            return ()
+        return guides_of(self.sampling.guidance) if self.guides is None else self.guides
 
     @property
     def num_guided(self) -> int:
         """How many of its codes are guided, from the first on."""
-        return self.sampling.num_guided(self.grid[0] * self.grid[1])
+        return math.ceil(self.sampling.guidance_until * self.grid[0] * self.grid[1]) if self.guiding else 0
+
+
+def guides_of(
+    guidance: float, without: Sequence[Segment] = (), between: Sequence[Segment] = (), between_guidance: float = 1.0
+) -> tuple[Guide, ...]:
+    """What to read beside a whole condition so that its picture is pushed away from others.
+
+    Args:
+        guidance: The picture's states are pushed this many times their distance away from those before them.
+        without: The condition without what is to be insisted on; or what is not wanted, a negative prompt.
+        between: More than `without` and less than the condition, such as the pictures of an edit alone; empty for none.
+        between_guidance: As `guidance`, of the states of `between` away from those of `without`.
+
+    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", equation 6; Brooks, Holynski and Efros,
+    "InstructPix2Pix", equation 3 (with `between`).
+    """
+    if not between:
+        return (Guide(without, 1 - guidance),) if guidance != 1 else ()
+    guides = Guide(between, between_guidance - guidance), Guide(without, 1 - between_guidance)
+    return tuple(guide for guide in guides if guide.weight)
 
 
 class Drawn(NamedTuple):
@@ -65,7 +109,7 @@ class Drawn(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """What is read: a sequence for each request, then one without its condition for each request that is guided."""
+    """What is read: a sequence for each request, then the first guides of those that have any, then second ones."""
 
     # prefixes, then codes as far as they are drawn or guessed, then padding
     ids: Int[Tensor, "s t"]
@@ -76,6 +120,8 @@ class Streams(NamedTuple):
     columns: Int[Tensor, " s"]
     # the request that a stream belongs to
     owner: Int[Tensor, " s"]
+    # ids that are given rather than drawn, -1 elsewhere
+    known: Int[Tensor, "s t"]
 
 
 def open_image(
@@ -101,11 +147,13 @@ def open_streams(
 ) -> Streams:
     """Lays out all sequences, with room for the longest prefix and the largest grid, or for `length` ids if that is
     more, and for `padding` ids after them."""
-    owner = [*range(len(requests)), *(i for i, request in enumerate(requests) if request.num_guided)]
+    conditions = [(index, request.segments) for index, request in enumerate(requests)]
+    for rank in range(MAX_GUIDES):
+        conditions += [(index, requests[index].guiding[rank].segments) for index in _guided(requests, rank)]
+    owner = [index for index, _ in conditions]
     layouts: dict[tuple[int, tuple[int, int]], tuple[Packed, np.ndarray]] = {}
     opened = []
-    for stream, index in enumerate(owner):
-        segments = requests[index].segments if stream < len(requests) else ()
+    for index, segments in conditions:
         key = id(segments), requests[index].grid
         if key not in layouts:
             layouts[key] = open_image(segments, requests[index].grid, vocabulary, positions)
@@ -113,11 +161,16 @@ def open_streams(
     needed = max(len(prefix.ids) for prefix, _ in opened) + max(len(places) for _, places in opened)
     total = max(needed, length) + padding
     ids = torch.full((len(owner), total), vocabulary.image_start)
+    known = torch.full_like(ids, -1)
     where = torch.zeros(len(owner), total, 2, dtype=torch.long)
     for stream, (prefix, places) in enumerate(opened):
         ids[stream, : len(prefix.ids)] = torch.from_numpy(prefix.ids)
         whole = np.concatenate([prefix.positions, places])
         where[stream, : len(whole)] = torch.from_numpy(whole)
+        given = requests[owner[stream]].known
+        if given is not None:
+            as_ids = np.where(given < 0, -1, given + vocabulary.image_start)
+            known[stream, len(prefix.ids) : len(whole)] = torch.from_numpy(as_ids.reshape(-1))
     last = torch.tensor([len(prefix.ids) - 1 for prefix, _ in opened])
     grids = torch.tensor([requests[index].grid for index in owner])
     return Streams(
@@ -127,6 +180,7 @@ def open_streams(
         num_codes=grids.prod(1).to(device),
         columns=grids[:, 1].to(device),
         owner=torch.tensor(owner, device=device),
+        known=known.to(device),
     )
 
 
@@ -155,8 +209,10 @@ class Choice(NamedTuple):
     settings: Settings
     seeds: Int[Tensor, " b"]
     samples: Int[Tensor, " b"]
-    # the rows that are guided, in the order of their second streams
-    guided: Int[Tensor, " g"]
+    # the rows that have a first guide, those that have a second one, ..., each in the order of these streams
+    guided: tuple[Int[Tensor, " _"], ...]
+    # the weights of these streams
+    weights: tuple[Float[Tensor, " _"], ...]
     # index into a row's own sequence of its first id that is not guided
     until: Int[Tensor, " b"]
     # what may be drawn: a block of the vocabulary
@@ -167,15 +223,23 @@ def choice_of(requests: Sequence[ImageRequest], streams: Streams, block: slice) 
     """What the requests say, on the streams' device."""
     device = streams.ids.device
     names = ("seed", "sample", "num_guided")
-    seeds, samples, guided = (torch.tensor([getattr(row, name) for row in requests], device=device) for name in names)
+    seeds, samples, until = (torch.tensor([getattr(row, name) for row in requests], device=device) for name in names)
+    guided = [_guided(requests, rank) for rank in range(MAX_GUIDES)]
+    weights = [[requests[row].guiding[rank].weight for row in rows] for rank, rows in enumerate(guided)]
     return Choice(
         stack([request.sampling for request in requests], device),
         seeds,
         samples,
-        streams.owner[len(requests) :],
-        streams.last[: len(requests)] + 1 + guided,
+        tuple(torch.tensor(rows, dtype=torch.long, device=device) for rows in guided),
+        tuple(torch.tensor(column, dtype=torch.float32, device=device) for column in weights),
+        streams.last[: len(requests)] + 1 + until,
         torch.arange(block.start, block.stop, device=device),
     )
+
+
+def _guided(requests: Sequence[ImageRequest], rank: int) -> list[int]:
+    """The requests that have so many guides and one more."""
+    return [index for index, request in enumerate(requests) if len(request.guiding) > rank]
 
 
 def choose(
@@ -190,13 +254,14 @@ def choose(
     Places are indices into a row's own sequence.
     """
     batch, width = places.shape
-    conditional, unconditional = hidden[:batch], hidden[batch:]
-    if len(choice.guided):
-        plain, scale = conditional[choice.guided], choice.settings.guidance[choice.guided, :, None]
-        is_guided = places[choice.guided] < choice.until[choice.guided, None]
-        pushed = torch.where(is_guided[:, :, None], guide(plain, unconditional, scale).type_as(hidden), plain)
-        conditional = conditional.index_copy(0, choice.guided, pushed)
-    logits = transformer.logits(conditional, block)
+    states, others = hidden[:batch].float(), hidden[batch:]
+    # The head is linear without bias: to combine hidden states is to combine logits, at half the head's work.
+    for rows, weights in zip(choice.guided, choice.weights, strict=True):
+        is_guided = places[rows] < choice.until[rows, None]
+        away = others[: len(rows)].float() - hidden[rows].float()
+        states = states.index_add(0, rows, weights[:, None, None] * away * is_guided[:, :, None])
+        others = others[len(rows) :]
+    logits = transformer.logits(states.type_as(hidden), block)
     seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
     settings = choice.settings.repeat(width)
     ids = draw(logits.flatten(0, 1), settings, seeds, samples, places.flatten(), choice.ids)
@@ -219,7 +284,7 @@ class Session(NamedTuple):
         batch, choice = len(self.counts), self.choice
         streams = Streams(*(part[:batch] for part in self.streams))
         return self._replace(
-            streams=streams, choice=choice._replace(guided=choice.guided[:0]), cache=self.cache.first(batch)
+            streams=streams, choice=choice._replace(guided=(), weights=()), cache=self.cache.first(batch)
         )
 
 
@@ -235,7 +300,8 @@ def settle(
     right = (drawn == before.gather(1, own)).cumprod(1).sum(1)
     if width > 1:
         places, drawn = torch.cat([places, places + width], 1), _guess(session, own, drawn, table)
-    streams.ids.scatter_(1, places, drawn[streams.owner])
+    given = streams.known.gather(1, places)
+    streams.ids.scatter_(1, places, torch.where(given < 0, drawn[streams.owner], given))
     counts = torch.minimum(session.counts + (right + 1).clamp(max=width), streams.num_codes[:batch])
     session.counts.copy_(counts)
 
@@ -275,6 +341,8 @@ def step(
     hidden = read(transformer, streams, slots, session.cache, limit)
     places = slots[: len(counts)] + 1
     drawn, finite = choose(transformer, block, session.choice, hidden, places)
+    given = streams.known[: len(counts)].gather(1, places)
+    drawn = torch.where(given < 0, drawn, given)
     session.broken.copy_(torch.minimum(session.broken, places.masked_fill(finite, _NOWHERE).amin(1)))
     settle(session, slots + 1, drawn, table)
 
@@ -351,7 +419,7 @@ def draw_images(
                 _check(session.broken[:batch])
             codes = session.streams.ids[:batch].gather(1, own) - vocabulary.image_start
             yield Drawn(codes, session.counts[:batch].clone())
-            if left_guided <= 0 and len(session.choice.guided):
+            if left_guided <= 0 and session.choice.guided:
                 session = session.without_guidance()
 
 

@@ -50,15 +50,10 @@ class SamplingConfig:
                 "top_p is 0, which leaves no id to draw: give a value above 0, or temperature 0 for the likeliest"
             )
 
-    def num_guided(self, num_codes: int) -> int:
-        """How many of an image's codes are guided, from the first on."""
-        return 0 if self.guidance == 1 else math.ceil(self.guidance_until * num_codes)
-
 
 class Settings(NamedTuple):
     """The settings of several rows, as tensors of shape (n, 1), and what of them concerns no row at all."""
 
-    guidance: Tensor
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
@@ -72,7 +67,7 @@ class Settings(NamedTuple):
         """Each row so many times in a row."""
         if times == 1:
             return self
-        return self._replace(**{name: getattr(self, name).repeat_interleave(times, dim=0) for name in self._fields[:5]})
+        return self._replace(**{name: getattr(self, name).repeat_interleave(times, dim=0) for name in self._fields[:4]})
 
 
 def stack(configs: Sequence[SamplingConfig], device: torch.device | str = "cpu") -> Settings:
@@ -82,7 +77,6 @@ def stack(configs: Sequence[SamplingConfig], device: torch.device | str = "cpu")
         return torch.tensor([[getattr(config, name)] for config in configs], device=device)
 
     return Settings(
-        column("guidance"),
         column("temperature"),
         column("top_k"),
         column("top_p"),
@@ -114,17 +108,6 @@ def filter_logits(logits: Float[Tensor, "n v"], settings: Settings) -> Float[Ten
         excluded &= settings.top_p < 1
         logits = logits.masked_fill(torch.zeros_like(excluded).scatter(-1, order, excluded), -math.inf)
     return logits.masked_fill(logits < settings.min_p.log(), -math.inf)  # the likeliest is at zero
-
-
-def guide(conditional: Tensor, unconditional: Tensor, guidance: float | Tensor) -> Tensor:
-    """unconditional + guidance * (conditional - unconditional), in fp32.
-
-    The head is linear without bias, so hidden states may be combined in place of logits, at half the head's work.
-
-    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", equation 6.
-    """
-    conditional, unconditional = conditional.float(), unconditional.float()
-    return unconditional + guidance * (conditional - unconditional)
 
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: 2^64 over the golden ratio

@@ -4,6 +4,7 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,17 @@ import torch
 
 import model.generate
 from model.draft import learn
-from model.generate import Drawn, ImageRequest, draw_images, jacobi_window, num_bytes, open_image
-from model.sampling import SamplingConfig, filter_logits, stack
+from model.generate import (
+    Drawn,
+    Guide,
+    ImageRequest,
+    draw_images,
+    guides_of,
+    jacobi_window,
+    num_bytes,
+    open_image,
+)
+from model.sampling import SamplingConfig, draw, filter_logits, stack
 from model.transformer import Transformer
 from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack, unpack
 from tokenizer.vocabulary import TEXT_START, Vocabulary
@@ -149,11 +159,11 @@ def test_the_guidance_scale_is_the_same_at_every_step_of_every_call(
     tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     transformer = tiny_transformer(TEN.size)
-    scales, guide = [], model.generate.guide
-    monkeypatch.setattr(model.generate, "guide", lambda c, u, scale: scales.append(scale.item()) or guide(c, u, scale))
+    weights, choose = [], model.generate.choose
+    monkeypatch.setattr(model.generate, "choose", lambda *a: weights.append(a[2].weights[0].item()) or choose(*a))
     requests = requests_of([Wanted(text(1), 0, 0)], (2, 3), guidance=2.5)
     first, again = (last(draw_images(transformer, TEN, requests)).codes for _ in range(2))
-    assert scales == [2.5] * 12 and requests[0].sampling == SamplingConfig(guidance=2.5)
+    assert weights == [1 - 2.5] * 12 and requests[0].sampling == SamplingConfig(guidance=2.5)
     assert torch.equal(first, again)
 
 
@@ -178,6 +188,70 @@ def test_without_guidance_no_unconditional_half_is_computed(
     for scale in (1.0, 2.0):
         codes_of(transformer, TEN, [Wanted(text(1), 0, n) for n in range(3)], (2, 2), guidance=scale)
     assert sizes == [3, 6]
+
+
+def test_guides_combine_as_published():
+    full, images, none = (np.array(values) for values in ([3.0, -1.0], [2.0, 0.5], [1.0, 1.0]))
+
+    def combined(guides: tuple[Guide, ...]) -> list[float]:
+        states = {1: images, 0: none}
+        rest = 1 - sum(guide.weight for guide in guides)
+        return (rest * full + sum(guide.weight * states[len(guide.segments)] for guide in guides)).tolist()
+
+    assert combined(guides_of(2.5)) == pytest.approx((none + 2.5 * (full - none)).tolist()) == [6.0, -4.0]
+    by_hand = none + 1.5 * (images - none) + 4.0 * (full - images)
+    assert combined(guides_of(4.0, between=text(1), between_guidance=1.5)) == pytest.approx(by_hand.tolist())
+    assert guides_of(1.0) == () == guides_of(1.0, between=text(1))
+    assert len(guides_of(3.0, between=text(1))) == 1 and len(guides_of(0.0)) == 1
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_pictures_of_three_streams_follow_all_three(window: int, tiny_transformer: Callable):
+    """At temperature zero, code by code from whole sequences without a cache."""
+    transformer = tiny_transformer(TEN.size, seed=8)
+    full, images, none = text(1, 2, 3), text(4), []
+    config = SamplingConfig(temperature=0.0)
+    guides = guides_of(4.0, between=images, between_guidance=1.5)
+    requests = [
+        ImageRequest(full, (3, 3), config, 0, 0, guides),
+        ImageRequest(images, (2, 2), replace(config, guidance=2.0), 1, 0),
+        ImageRequest(full, (2, 3), config, 2, 0),
+    ]
+    drawn = last(draw_images(transformer, TEN, requests, window)).codes
+    for row, (grid, formula) in enumerate(
+        [
+            ((3, 3), lambda f, i, n: n + 1.5 * (i - n) + 4.0 * (f - i)),
+            ((2, 2), lambda f, i, n: n + 2.0 * (i - n)),
+            ((2, 3), lambda f, i, n: f),
+        ]
+    ):
+        codes = drawn[row : row + 1, : grid[0] * grid[1]]
+        states = (
+            uncached_logits(transformer, TEN, segments, codes.view(1, *grid)) for segments in (full, images, none)
+        )
+        assert torch.equal(formula(*states).argmax(-1), codes)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("drafted", [False, True])
+def test_known_codes_stay_and_the_others_are_drawn_after_them(window: int, drafted: bool, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=5)
+    table = learn(np.random.default_rng(0).integers(0, 10, (50, 4, 4))) if drafted else None
+    free = codes_of(transformer, TEN, [Wanted(text(1), 3, 0)], (4, 4), temperature=0.7)[0].numpy()
+    known = np.full((4, 4), -1)
+    known[1, 1:3] = known[3, 0] = 7
+    config = SamplingConfig(guidance=2.0, temperature=0.7)
+    requests = [ImageRequest(text(1), (4, 4), config, 3, 0, known=given) for given in (known, None, free.reshape(4, 4))]
+    some, none, every = last(draw_images(transformer, TEN, requests, window, table)).codes.view(3, 4, 4).numpy()
+    assert (some[known >= 0] == 7).all() and (every.reshape(-1) == free).all()
+    assert (some.reshape(-1)[:5] == none.reshape(-1)[:5]).all()  # nothing is known before the sixth
+    codes = torch.from_numpy(some)[None]
+    conditional, unconditional = (uncached_logits(transformer, TEN, s, codes) for s in (text(1), []))
+    guided = unconditional + 2.0 * (conditional - unconditional)
+    places = torch.arange(16) + 5
+    row = [torch.full((16,), value) for value in (3, 0)]
+    expected = draw(guided[0], stack([config]).repeat(16), *row, places, torch.arange(10) + TEN.image_start)
+    assert (expected - TEN.image_start)[known.reshape(-1) < 0].tolist() == some[known < 0].tolist()
 
 
 @pytest.mark.parametrize("window", [1, 3])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import model.sampling
-from model.sampling import SamplingConfig, draw, filter_logits, guide, gumbel_noise, stack
+from model.sampling import SamplingConfig, draw, filter_logits, gumbel_noise, stack
 
 SHARES = [0.4, 0.3, 0.2, 0.1]
 MASK = 2**64 - 1
@@ -230,28 +230,12 @@ def test_neighbours_in_any_argument_are_uncorrelated(axis: int, distance: int):
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 4.5 / math.sqrt(count)
 
 
-def test_guidance_before_the_head_is_guidance_after_it():
-    numbers = torch.Generator().manual_seed(0)
-    conditional, unconditional = torch.randn(2, 5, 32, generator=numbers)
-    head = torch.randn(32, 50, generator=numbers)
-    for scale in (0.0, 0.5, 1.0, 2.0, 7.5):
-        before = guide(conditional, unconditional, scale) @ head
-        after = guide(conditional @ head, unconditional @ head, scale)
-        torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-4)
-
-
-def test_guidance_is_the_formula_by_hand():
-    conditional, unconditional = torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 1.0]])
-    assert guide(conditional, unconditional, 2.5).tolist() == [[6.0, -4.0]]
-    assert torch.equal(guide(conditional, unconditional, 1.0), conditional)
-    assert torch.equal(guide(conditional, unconditional, 0.0), unconditional)
-    assert guide(conditional.bfloat16(), unconditional.bfloat16(), 2.0).dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *itertools.product(("guidance", "temperature", "top_p", "min_p"), (math.nan, -0.5, -math.inf)),
+        *itertools.product(
+            ("guidance", "guidance_until", "temperature", "top_p", "min_p"), (math.nan, -0.5, -math.inf)
+        ),
         ("top_k", -1),
     ],
 )
