@@ -12,10 +12,23 @@ anything further in it is wrong. What is said of one object is said of all of th
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
-from data.shapes.programs import CORNERS, RELATIONS, Background, Corner, Fact, Inventory, Kind, Program, Relation, holds
+from data.shapes.programs import (
+    CORNERS,
+    RELATIONS,
+    Background,
+    Corner,
+    Fact,
+    Inventory,
+    Kind,
+    Program,
+    Relation,
+    fact_verdicts,
+    holds,
+)
 from data.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
 
 WRAPPERS = (
@@ -42,7 +55,15 @@ SLACK = 0.05
 _NUMBERS = {"two": 2, "three": 3, "four": 4}
 _NUMBER_WORDS = {number: word for word, number in _NUMBERS.items()}
 _PLURALS = {None: "shapes"} | {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
-_RELATION_PHRASES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+RELATION_PHRASES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
+
+
+class CaptionVerdict(NamedTuple):
+    """Whether a text is a true caption of a scene, and the verdict taken apart."""
+
+    ok: bool
+    # the verdict by kind of fact, see `fact_verdicts`, and whether the text is a caption of the "grammar" at all
+    facts: dict[str, bool]
 
 
 def sample_caption(rng: np.random.Generator, scene: Scene, wrappers: tuple[str, ...] = WRAPPERS) -> tuple[str, Program]:
@@ -99,7 +120,7 @@ def write_caption(program: Program, wrapper: str = "") -> str:
                 raise ValueError(f"no caption states {fact!r} beside its inventory")
     if relation:
         first, second = things.pop(relation.first), things.pop(relation.second)
-        body = f"{first} {_RELATION_PHRASES[relation.relation]} {second}"
+        body = f"{first} {RELATION_PHRASES[relation.relation]} {second}"
         body += f" with {_list(list(things.values()))}" if things else ""
     else:
         body = _list(list(things.values()))
@@ -107,9 +128,13 @@ def write_caption(program: Program, wrapper: str = "") -> str:
 
 
 def _things(kind: Kind, number: int) -> str:
-    article = "a" if number == 1 else _NUMBER_WORDS[number]
-    noun = (kind.shape or "shape") if number == 1 else _PLURALS[kind.shape]
-    return " ".join(word for word in (article, kind.size, kind.colour, noun) if word)
+    return f"{'a' if number == 1 else _NUMBER_WORDS[number]} {noun_phrase(kind, plural=number > 1)}"
+
+
+def noun_phrase(kind: Kind, plural: bool = False) -> str:
+    """What is said of a kind, without an article: "small red circle", or "shapes" of the kind that says nothing."""
+    noun = _PLURALS[kind.shape] if plural else kind.shape or "shape"
+    return " ".join(word for word in (kind.size, kind.colour, noun) if word)
 
 
 def _list(parts: list[str]) -> str:
@@ -122,7 +147,7 @@ def parse_caption(text: str) -> Program:
     Raises:
         ValueError: The text is not a caption of the grammar; names the first word that does not fit.
     """
-    reader = _Reader(text)
+    reader = Reader(text)
     reader.one_of(_WRAPPERS)
     kinds = reader.listing()
     if len(kinds) == 1 and (phrase := reader.one_of(_RELATIONS)):
@@ -133,24 +158,40 @@ def parse_caption(text: str) -> Program:
     if reader.one_of(["on a"]):
         reader.facts.append(Background(reader.need(BACKGROUNDS)))
         reader.need(["background"])
-    if reader.at < len(reader.words):
-        raise reader.error("the end")
+    reader.end()
     return (Inventory(kinds), *reader.facts)
 
 
+def check_caption(text: str, scene: Scene) -> CaptionVerdict:
+    """Judges a description of a scene: it has to state nothing untrue and to mention every object.
+
+    Args:
+        text: Any text; one that is no caption of the grammar is wrong.
+        scene: What it is to describe.
+
+    Returns:
+        The verdict. Ambiguous geometry counts as untrue.
+    """
+    try:
+        facts = {**fact_verdicts(parse_caption(text), scene), "grammar": True}
+    except ValueError:
+        facts = {"grammar": False}
+    return CaptionVerdict(all(facts.values()), facts)
+
+
 _WRAPPERS = sorted(filter(None, WRAPPERS + HELD_OUT_WRAPPERS), key=len, reverse=True)  # the longest that fits
-_RELATIONS = {phrase: relation for relation, phrase in _RELATION_PHRASES.items()}
+_RELATIONS = {phrase: relation for relation, phrase in RELATION_PHRASES.items()}
 _CORNERS = {f"in the {corner} corner": corner for corner in CORNERS}
-_SINGULARS = {"shape": None} | {shape: shape for shape in SHAPES}
-_MANY = {plural: shape for shape, plural in _PLURALS.items()}
+_SINGULARS: Mapping[str, str | None] = {"shape": None} | {shape: shape for shape in SHAPES}
+_MANY: Mapping[str, str | None] = {plural: shape for shape, plural in _PLURALS.items()}
 
 
-class _Reader:
-    """The words of a caption, how many of them have been read, and the facts found beside the inventory."""
+class Reader:
+    """The words of a text, how many of them have been read, and the facts found beside a caption's inventory."""
 
     def __init__(self, text: str):
         self.text = text
-        self.words = text.replace(",", " ,").split()
+        self.words = text.replace(",", " ,").replace("?", " ?").split()
         self.at = 0
         self.facts: list[Fact] = []
 
@@ -164,14 +205,21 @@ class _Reader:
         return None
 
     def need(self, phrases: Iterable[str]) -> str:
+        """Reads the first of the phrases that comes next; that none does is an error."""
         phrase = self.one_of(phrases)
         if phrase is None:
             raise self.error(" or ".join(phrases))
         return phrase
 
+    def end(self) -> None:
+        """Makes sure that nothing is left to read."""
+        if self.at < len(self.words):
+            raise self.error("the end")
+
     def error(self, expected: str) -> ValueError:
+        """What to raise where the next word is not as expected."""
         word = repr(self.words[self.at]) if self.at < len(self.words) else "the end"
-        return ValueError(f"word {self.at + 1} of the caption {self.text!r} is {word}, expected {expected}")
+        return ValueError(f"word {self.at + 1} of {self.text!r} is {word}, expected {expected}")
 
     def listing(self) -> tuple[Kind, ...]:
         kinds = self.things()
@@ -185,16 +233,18 @@ class _Reader:
 
     def things(self) -> tuple[Kind, ...]:
         if number := self.one_of(_NUMBERS):
-            return (self._kind(_MANY),) * _NUMBERS[number]
+            return (self.kind(plural=True),) * _NUMBERS[number]
         return self.object()
 
     def object(self) -> tuple[Kind, ...]:
         self.need(["a"])
-        kind = self._kind(_SINGULARS)
+        kind = self.kind()
         if corner := self.one_of(_CORNERS):
             self.facts.append(Corner(kind, _CORNERS[corner]))
         return (kind,)
 
-    def _kind(self, nouns: Mapping[str, str | None]) -> Kind:
+    def kind(self, plural: bool = False) -> Kind:
+        """Reads a `noun_phrase`."""
+        nouns = _MANY if plural else _SINGULARS
         size, colour = self.one_of(SIZES), self.one_of(COLOURS)
         return Kind(nouns[self.need(nouns)], colour, size)

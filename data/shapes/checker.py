@@ -80,11 +80,12 @@ def same_scene(parsed: Parsed, scene: Scene) -> bool:
         and (found.width, found.height) == (scene.width, scene.height)
         and found.background == scene.background
         and len(found.objects) == len(scene.objects)
-        and all(any(_same(seen, obj) for seen in found.objects) for obj in scene.objects)
+        and all(any(same_object(seen, obj) for seen in found.objects) for obj in scene.objects)
     )
 
 
-def _same(a: Object, b: Object) -> bool:
+def same_object(a: Object, b: Object) -> bool:
+    """Whether two objects agree in shape, colour and size and stand in about the same place."""
     near = math.hypot(a.x - b.x, a.y - b.y) <= MAX_SHIFT
     return near and (a.shape, a.colour, a.size) == (b.shape, b.colour, b.size)
 

@@ -181,6 +181,13 @@ def _reach(shape: str, radius: float) -> float:
     return CIRCUMRADIUS[shape] * radius
 
 
+def fits(new: Object, others: Sequence[Object], world: World) -> bool:
+    """Whether an object keeps the world's gap to each of the others and to the border."""
+    left, top, right, bottom = EXTENTS[new.shape] * new.radius + world.border
+    inside = left <= new.x <= 1 - right and top <= new.y <= 1 - bottom
+    return bool(inside) and all(_apart(new, old, world.gap) for old in others)
+
+
 def place(
     rng: np.random.Generator,
     kinds: Sequence[Draw],

@@ -88,6 +88,11 @@ def hash_split(scene: Scene) -> str:
     return "train" if fraction < train else "val" if fraction < train + val else "test"
 
 
+def belongs(scene: Scene, split: str) -> bool:
+    """Whether a scene can be an example's of the split."""
+    return _fits(draws_of(scene), split) and _placed_for(scene, split)
+
+
 def sample_split_scene(
     rng: np.random.Generator, world: World, split: str, frame: tuple[float, float] = (1.0, 1.0)
 ) -> Scene:
@@ -98,7 +103,7 @@ def sample_split_scene(
     kinds = _kinds(world, split)
     while True:
         scene = sample_scene(rng, world, kinds, accept=lambda draws: _fits(draws, split), frame=frame)
-        if _belongs(scene, split):
+        if _placed_for(scene, split):
             return scene
 
 
@@ -112,7 +117,8 @@ def _fits(draws: Sequence[Draw], split: str) -> bool:
     return held_out(draws) == {split} & COMBINATIONS and (split != "relation" or bool(_held_out_relations(draws)))
 
 
-def _belongs(scene: Scene, split: str) -> bool:
+def _placed_for(scene: Scene, split: str) -> bool:
+    """What is left to ask of a scene whose objects fit the split."""
     if split in COMBINATIONS:
         return True
     if split in SHARES:
