@@ -14,11 +14,22 @@ class Example:
     image: UInt8[np.ndarray, "height width 3"]
     captions: tuple[str, ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    # each question about the picture with its answer; many sources know none
+    questions: tuple[tuple[str, str], ...] = ()
+    edit: "Edit | None" = None
 
     @property
     def text(self) -> str:
         """The first caption."""
         return self.captions[0]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An instruction to change a picture, and the example that following it gives."""
+
+    instruction: str
+    result: Example
 
 
 @runtime_checkable
