@@ -164,8 +164,10 @@ def parse_edit(text: str) -> Change:
     return read(text, _ALL_FRAMES)
 
 
-def sample_split_edit(rng: np.random.Generator, world: World, split: str) -> tuple[Scene, Change, Scene]:
-    """Draws a scene, a change of it and the scene after, each type of change equally often.
+def sample_split_edit(
+    rng: np.random.Generator, world: World, split: str, frame: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Scene, Change, Scene]:
+    """Draws a scene of a width and height, a change of it and the scene after, each type of change equally often.
 
     Both scenes belong to the split; but for the splits that hold combinations out, only the scene after shows one. The
     scene before is then any that is not trained on and has none, so that the change itself has to bring it about.

@@ -1,20 +1,21 @@
 """Captioned shapes as a source of examples, each drawn when it is asked for from nothing but its index."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from data.example import Example
-from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, sample_caption
+from data.example import Edit, Example
+from data.shapes import edits, questions
+from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, CaptionVerdict, check_caption, sample_caption
 from data.shapes.checker import parse, same_scene
 from data.shapes.programs import Program
 from data.shapes.render import render
 from data.shapes.scene import WORLDS, Scene
-from data.shapes.splits import COMBINATIONS, SPLITS, sample_split_scene, stated_held_out
+from data.shapes.splits import SPLITS, draws_of, held_out, sample_split_scene, stated_held_out
 
 if TYPE_CHECKING:
     from data.shapes.checker import Verdict
@@ -36,16 +37,20 @@ class ShapesConfig:
     num_captions: int = 1
     # start of all randomness; whether a scene is trained on does not depend on it
     seed: int = 0
-    # (height, width) of the pictures, as many of one as of another; without any, all are square. Not a part of `repr`,
-    # which fingerprints hash: those of square pictures stay what they were
+    # (height, width) of the pictures, as many of one as of another; without any, all are square. This and the next two
+    # are no part of `repr`, which fingerprints hash: those of configs without them stay what they were
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    # questions about each picture
+    num_questions: int = field(default=0, repr=False)
+    # whether each example comes with an edit of its picture; the scenes then are such that there is one
+    edits: bool = field(default=False, repr=False)
     kind: Literal["shapes"] = "shapes"
 
 
 class Shapes:
     """A `Source` of captioned shapes: a pure function of the config and an index.
 
-    An example's metadata hold its `scene` and the `program` that its caption states.
+    An example's metadata hold its `scene`, the `program` that its caption states, and the `change` that its edit asks.
     """
 
     def __init__(self, config: ShapesConfig):
@@ -59,6 +64,10 @@ class Shapes:
                 raise ValueError(
                     f"sizes has {size}, whose shorter side is not image_size, {config.image_size}: change one of them"
                 )
+        if config.num_questions < 0:
+            raise ValueError(f"num_questions has to be 0 or more, not {config.num_questions}")
+        if config.edits and config.split == "relation":
+            raise ValueError("no edit states a relation: with the split 'relation', edits has to be false")
         self.config = config
         self.world = WORLDS[config.world]
 
@@ -66,10 +75,12 @@ class Shapes:
         return self.config.num_examples
 
     def __getitem__(self, index: int) -> Example:
-        scene = self.scene(index)
-        captions = [self._describe(scene, index, draw) for draw in range(self.config.num_captions)]
-        metadata = {"scene": scene, "program": captions[0][1]}
-        return Example(render(scene, self.config.image_size), tuple(text for text, _ in captions), metadata)
+        if not self.config.edits:
+            return self._example(self.scene(index), index)
+        before, change, after = self._edited(index)
+        example = self._example(before, index)
+        edit = Edit(self._instruct(change, index), self._example(after, index, "edited "))
+        return replace(example, metadata={**example.metadata, "change": change}, edit=edit)
 
     def shows(self, index: int, image: UInt8[np.ndarray, "height width 3"]) -> bool:
         """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
@@ -81,15 +92,29 @@ class Shapes:
 
         return check(image, self.caption(index)[1], self.world)
 
+    def caption_verdict(self, index: int, text: str) -> CaptionVerdict:
+        """Whether a text describes an example's picture."""
+        return check_caption(text, self.scene(index))
+
+    def edit_verdict(self, index: int, image: UInt8[np.ndarray, "height width 3"]) -> edits.EditVerdict:
+        """Whether a picture is what an example's edit was to give; any way to follow the instruction is."""
+        before, change, _ = self._edited(index)
+        return edits.check_edit(image, before, change, self.world)
+
     def scene(self, index: int) -> Scene:
         """The scene of an example, without its picture."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
+        if self.config.edits:
+            return self._edited(index)[0]
         return sample_split_scene(self._rng("scene", index), self.world, self.config.split, self._frame(index))
 
     def caption(self, index: int, draw: int = 0) -> tuple[str, Program]:
         """A caption of an example and the program that it states; each draw gives another, independently."""
         return self._describe(self.scene(index), index, draw)
+
+    def instruction(self, index: int) -> tuple[str, edits.Change]:
+        """The instruction of an example's edit and the change that it asks for."""
+        change = self._edited(index)[1]
+        return self._instruct(change, index), change
 
     @property
     def fingerprint(self) -> str:
@@ -101,9 +126,15 @@ class Shapes:
         digest = hashlib.sha256(repr((self.config, self.world)).encode())
         if self.config.sizes:
             digest.update(repr(self.config.sizes).encode())
+        if self.config.num_questions or self.config.edits:
+            digest.update(f"{self.config.num_questions} questions, edits: {self.config.edits}".encode())
         for index in range(0, len(self), -(-len(self) // 32)):
             example = self[index]
             digest.update(example.image.tobytes() + example.text.encode())
+            digest.update("".join(question + answer for question, answer in example.questions).encode())
+            if example.edit:
+                result = example.edit.result
+                digest.update(example.edit.instruction.encode() + result.image.tobytes() + result.text.encode())
         return digest.hexdigest()[:16]
 
     def _frame(self, index: int) -> tuple[float, float]:
@@ -112,16 +143,39 @@ class Shapes:
         height, width = sizes[self._rng("size", index).integers(len(sizes))]
         return width / min(height, width), height / min(height, width)
 
-    def _describe(self, scene: Scene, index: int, draw: int) -> tuple[str, Program]:
-        rng = self._rng(f"caption {draw}", index)
+    def _example(self, scene: Scene, index: int, part: str = "") -> Example:
+        captions = [self._describe(scene, index, draw, part) for draw in range(self.config.num_captions)]
+        texts = tuple(text for text, _ in captions)
+        metadata = {"scene": scene, "program": captions[0][1]}
+        return Example(render(scene, self.config.image_size), texts, metadata, self._ask(scene, index, part))
+
+    def _edited(self, index: int) -> tuple[Scene, edits.Change, Scene]:
+        if not self.config.edits:
+            raise ValueError("these examples have no edits: set edits to true in their config")
+        return edits.sample_split_edit(self._rng("edit", index), self.world, self.config.split, self._frame(index))
+
+    def _instruct(self, change: edits.Change, index: int) -> str:
+        frames = edits.HELD_OUT_FRAMES if self.config.split == "template" else edits.FRAMES
+        return edits.write_edit(self._rng("instruction", index), change, frames)
+
+    def _ask(self, scene: Scene, index: int, part: str) -> tuple[tuple[str, str], ...]:
+        rng = self._rng(f"{part}questions", index)
+        asked = questions.sample_questions(rng, scene, self.world, self.config.split, self.config.num_questions)
+        frames = questions.HELD_OUT_FRAMES if self.config.split == "template" else questions.FRAMES
+        return tuple((questions.write_question(rng, question, frames), answer) for question, answer in asked)
+
+    def _describe(self, scene: Scene, index: int, draw: int, part: str = "") -> tuple[str, Program]:
+        rng = self._rng(f"{part}caption {draw}", index)
         wrappers = HELD_OUT_WRAPPERS if self.config.split == "template" else WRAPPERS
-        wanted = {self.config.split} & (COMBINATIONS | {"relation"})
+        wanted = held_out(draws_of(scene)) | ({self.config.split} & {"relation"})
         while True:
             text, program = sample_caption(rng, scene, wrappers)
             if stated_held_out(program) == wanted:
                 return text, program
 
     def _rng(self, purpose: str, index: int) -> np.random.Generator:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
         name = f"{self.config.seed} {self.config.split} {index} {purpose}"
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest())
         return np.random.Generator(np.random.Philox(key=key))
