@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data.shapes.answers import ANSWER_WEIGHTS
 from data.shapes.captions import check_caption
 from data.shapes.programs import Kind
 from data.shapes.questions import (
@@ -21,6 +22,7 @@ from data.shapes.questions import (
     WhatShape,
     WhatSize,
     answer,
+    balancing_weights,
     parse_question,
     sample_questions,
     write_question,
@@ -88,9 +90,9 @@ def test_sorts_and_the_answers_of_each_come_equally_often(asked):
     for counts in answers.values():
         total = counts.total()
         assert abs(total / len(asked) - 1 / 7) < 0.03
-        for said, count in counts.items():  # four standard deviations, wider as a scene's questions hang together
+        for said, count in counts.items():  # five standard deviations, as a scene's questions hang together
             share = 1 / len(counts)
-            assert abs(count / total - share) < 6 * (share * (1 - share) / total) ** 0.5, said
+            assert abs(count / total - share) < 5 * (share * (1 - share) / total) ** 0.5, said
 
 
 def test_saying_more_of_a_kind_does_not_tell_whether_it_exists(asked):
@@ -179,3 +181,12 @@ def test_a_description_has_to_be_true_and_to_name_everything():
     assert check_caption("a red circle above a blue square", SCENE).facts["relation"] is False
     for text in ("", "red", "a red elephant", "a red circle and a blue square and"):
         assert check_caption(text, SCENE) == (False, {"grammar": False})
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_known_weights_are_about_what_a_few_scenes_give(world):
+    known = {(sort, said): w for sort, row in ANSWER_WEIGHTS[world].items() for said, w in row.items()}
+    found = {(sort.__name__, said): w for (sort, said), w in balancing_weights(WORLDS[world], 200).items()}
+    assert set(found) == set(known)
+    ratios = np.log([found[case] / known[case] for case in known])
+    assert np.abs(ratios - np.median(ratios)).max() < 0.8

@@ -270,8 +270,12 @@ def _propose(
 
 def referents(obj: Object, scene: Scene) -> list[Kind]:
     """The kinds that match this object of the scene and no other, from the barest to the fullest description."""
-    options = [Kind(*said) for said in product((None, obj.shape), (None, obj.colour), (None, obj.size))]
-    return [kind for kind in options if sum(map(kind.matches, scene.objects)) == 1]
+    return [kind for kind in descriptions(obj) if sum(map(kind.matches, scene.objects)) == 1]
+
+
+def descriptions(obj: Object) -> list[Kind]:
+    """All that can be said of an object, beginning with nothing."""
+    return [Kind(*said) for said in product((None, obj.shape), (None, obj.colour), (None, obj.size))]
 
 
 def _one_of(rng: np.random.Generator, choices: Sequence[T]) -> T:

@@ -8,7 +8,9 @@
     template            captions in a frame that no other caption has
 
 Each shape, colour, size, number, relation and word is seen in training: only combinations of them are held out. An
-example of a held-out split exercises what that split holds out and nothing that another does.
+example of a held-out split exercises what that split holds out and nothing that another does. An edit leads to a scene
+of its split, and for a held-out split from one that is not trained on. A question mentions nothing that another split
+holds out, whatever its answer.
 """
 
 import hashlib
