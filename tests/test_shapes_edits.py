@@ -95,7 +95,7 @@ def test_a_change_leaves_the_other_objects_bit_identical_and_the_scene_after_in_
         low, high = WORLDS[world].num_objects
         assert low <= len(after.objects) <= high
         for i, obj in enumerate(after.objects):
-            assert fits(obj, after.objects[:i] + after.objects[i + 1 :], WORLDS[world]), change
+            assert fits(obj, after.objects[:i] + after.objects[i + 1 :], WORLDS[world], (1.0, 1.0)), change
         named = [kind for kind in vars(change).values() if isinstance(kind, Kind)]
         others = [obj for obj in before.objects if isinstance(change, Add) or not any(k.matches(obj) for k in named)]
         changed = 2 if isinstance(change, Swap) else 0 if isinstance(change, Add | Repaint) else 1
@@ -286,3 +286,15 @@ def test_fingerprints_tell_edits_and_questions_from_none_and_leave_older_ones_al
     )
     changes = ({}, {"edits": True}, {"num_questions": 1}, {"num_questions": 2})
     assert len({Shapes(replace(config, **change)).fingerprint for change in changes}) == len(changes)
+
+
+def test_edits_of_wide_and_tall_scenes_keep_their_frame_and_are_judged_in_it():
+    config = ShapesConfig(40, image_size=32, world="shapes32", sizes=((32, 48), (48, 32)), num_questions=1, edits=True)
+    for example in map(Shapes(config).__getitem__, range(40)):
+        before, change = example.metadata["scene"], example.metadata["change"]
+        after = example.edit.result.metadata["scene"]
+        assert (after.width, after.height) == (before.width, before.height) != (1.0, 1.0)
+        assert check_edit(example.edit.result.image, before, change, WORLDS["shapes32"]).ok
+        assert not check_edit(example.image, before, change, WORLDS["shapes32"]).done
+        if isinstance(change, Move):
+            assert holds(Corner(change.kind, change.corner), after)

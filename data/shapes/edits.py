@@ -181,7 +181,7 @@ def sample_split_edit(
     while True:
         wanted = types[rng.integers(len(types))]
         for _ in range(SCENE_TRIES):
-            before = sample_split_scene(rng, world, "template" if split in COMBINATIONS else split)
+            before = sample_split_scene(rng, world, "template" if split in COMBINATIONS else split, frame)
             edit = sample_edit(rng, before, world, lambda after: belongs(after, split), (wanted,))
             if edit:
                 return before, *edit
@@ -230,7 +230,7 @@ def _propose(
         shape, colour, size = _one_of(rng, world.kinds)
         corner = _one_of(rng, list(CORNERS)) if rng.random() < 0.5 else None
         new = Object(shape, colour, size, 0.5, 0.5, _radius(rng, size, world))
-        new = _somewhere(rng, new, objects, world, corner)
+        new = _somewhere(rng, new, scene, world, corner)
         after = replace(scene, objects=(*objects, new)) if new else None
         return (Add(Kind(shape, colour, size), corner), after) if after else None
 
@@ -261,8 +261,8 @@ def _propose(
     else:
         edit = Move(kind, _one_of(rng, list(CORNERS)))
         elsewhere = holds(Corner(kind, edit.corner), scene, SLACK) is False
-        new = _somewhere(rng, obj, others, world, edit.corner) if elsewhere else None
-    if new is None or not fits(new, others, world):
+        new = _somewhere(rng, obj, replace(scene, objects=tuple(others)), world, edit.corner) if elsewhere else None
+    if new is None or not fits(new, others, world, (scene.width, scene.height)):
         return None
     objects[i] = new
     return edit, replace(scene, objects=tuple(objects))
@@ -287,25 +287,24 @@ def _radius(rng: np.random.Generator, size: str, world: World) -> float:
     return low + (high - low) * rng.random()
 
 
-def _somewhere(
-    rng: np.random.Generator, obj: Object, others: Sequence[Object], world: World, corner: str | None
-) -> Object | None:
+def _somewhere(rng: np.random.Generator, obj: Object, scene: Scene, world: World, corner: str | None) -> Object | None:
     """The object in a free place: clearly in the corner, or anywhere; None where `PLACE_TRIES` draws find none."""
+    frame = scene.width, scene.height
     left, top, right, bottom = EXTENTS[obj.shape] * obj.radius + world.border
-    low, high = np.array([left, top]), np.array([1 - right, 1 - bottom])
+    low, high = np.array([left, top]), np.array(frame) - (right, bottom)
     if corner:
-        reach, at = CORNER_REACH[0] - SLACK, np.array(CORNERS[corner])
+        reach, at = CORNER_REACH[0] - SLACK, np.multiply(CORNERS[corner], frame)
         low, high = np.maximum(low, at - reach), np.minimum(high, at + reach)
     if (low >= high).any():  # the corner is too small for it
         return None
     for x, y in (low + (high - low) * rng.random((PLACE_TRIES, 2))).tolist():
         new = replace(obj, x=x, y=y)
-        if fits(new, others, world):
+        if fits(new, scene.objects, world, frame):
             return new
     return None
 
 
-def check_edit(image: UInt8[np.ndarray, "size size 3"], before: Scene, change: Change, world: World) -> EditVerdict:
+def check_edit(image: UInt8[np.ndarray, "height width 3"], before: Scene, change: Change, world: World) -> EditVerdict:
     """Judges a picture by the change that it was to show; every way to follow the instruction is right.
 
     Args:

@@ -181,10 +181,10 @@ def _reach(shape: str, radius: float) -> float:
     return CIRCUMRADIUS[shape] * radius
 
 
-def fits(new: Object, others: Sequence[Object], world: World) -> bool:
-    """Whether an object keeps the world's gap to each of the others and to the border."""
+def fits(new: Object, others: Sequence[Object], world: World, frame: tuple[float, float]) -> bool:
+    """Whether an object keeps the gap to each of the others, and to the border of a scene of this width and height."""
     left, top, right, bottom = EXTENTS[new.shape] * new.radius + world.border
-    inside = left <= new.x <= 1 - right and top <= new.y <= 1 - bottom
+    inside = left <= new.x <= frame[0] - right and top <= new.y <= frame[1] - bottom
     return bool(inside) and all(_apart(new, old, world.gap) for old in others)
 
 
