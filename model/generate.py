@@ -257,6 +257,8 @@ def choose(
     states, others = hidden[:batch].float(), hidden[batch:]
     # The head is linear without bias: to combine hidden states is to combine logits, at half the head's work.
     for rows, weights in zip(choice.guided, choice.weights, strict=True):
+        if not len(rows):
+            continue
         is_guided = places[rows] < choice.until[rows, None]
         away = others[: len(rows)].float() - hidden[rows].float()
         states = states.index_add(0, rows, weights[:, None, None] * away * is_guided[:, :, None])
