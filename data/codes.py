@@ -3,15 +3,15 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 
-from data.example import Source
+from data.example import Example, Source
 from data.pictures import by_shape, to_images
 
 if TYPE_CHECKING:
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     from tokenizer.image import ImageTokenizer
 
 CACHE = Path(os.environ.get("PLANTAIN_CACHE", ".cache")) / "codes"
+
+
+class Encoded(NamedTuple):
+    """An Example with codes in place of its picture."""
+
+    codes: Int[np.ndarray, "h w"]
+    captions: Sequence[str]
+    # each with its answer
+    questions: Sequence[tuple[str, str]] = ()
+    # an instruction, and what following it gives
+    edit: "tuple[str, Encoded] | None" = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Encoded":
+        """What a row of `encode_source` holds."""
+        asked = tuple((entry["question"], entry["answer"]) for entry in row.get("questions", ()))
+        edited = row.get("edited")
+        edit = None if edited is None else (row["instruction"], cls.of(edited))
+        return cls(np.array(row["codes"], dtype=np.int64), row["captions"], asked, edit)
 
 
 def encode_source(
@@ -41,7 +60,8 @@ def encode_source(
         num_workers: Processes that read or draw pictures while others are encoded.
 
     Returns:
-        A data set with the columns `codes` (rows of a grid) and `captions` (one or more texts).
+        A data set whose rows `Encoded.of` reads; its columns are `codes` (rows of a grid), `captions` (one or more
+        texts) and, where the source's examples have them, `questions`, `instruction` and `edited`.
     """
     import datasets
 
@@ -49,10 +69,14 @@ def encode_source(
     folder = cache / name
     if folder.is_dir():
         return datasets.Dataset.load_from_disk(str(folder))
-    features = datasets.Features(
-        codes=datasets.List(datasets.List(datasets.Value("uint16" if tokenizer.codebook_size <= 2**16 else "uint32"))),
-        captions=datasets.List(datasets.Value("string")),
-    )
+    code = datasets.Value("uint16" if tokenizer.codebook_size <= 2**16 else "uint32")
+    text = datasets.Value("string")
+    example: dict[str, Any] = {"codes": datasets.List(datasets.List(code)), "captions": datasets.List(text)}
+    if source[0].questions:
+        example["questions"] = datasets.List({"question": text, "answer": text})
+    if source[0].edit is not None:
+        example |= {"instruction": text, "edited": dict(example)}
+    features = datasets.Features(example)
     tokenizer = tokenizer.to(device).eval()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -67,9 +91,13 @@ def encode_source(
             generator=torch.Generator(),  # else iter() would draw from the one that initialises the model
         )
         for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
-            grids = _encode([example.image for example in examples], tokenizer, device)
-            for example, grid in zip(examples, grids, strict=True):
-                yield {"codes": grid, "captions": list(example.captions)}
+            results = [example.edit.result for example in examples if example.edit is not None]
+            grids = iter(_encode([example.image for example in (*examples, *results)], tokenizer, device))
+            whole = [_row(example, next(grids)) for example in examples]
+            for example, row in zip(examples, whole, strict=True):
+                if example.edit is not None:
+                    row |= {"instruction": example.edit.instruction, "edited": _row(example.edit.result, next(grids))}
+                yield row
 
     # The finished folder appears by one rename: a run that is killed while encoding leaves no half cache behind.
     beside = cache / f".{name}.{os.getpid()}"
@@ -83,6 +111,13 @@ def encode_source(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return datasets.Dataset.load_from_disk(str(folder))
+
+
+def _row(example: Example, grid: Int[np.ndarray, "h w"]) -> dict[str, Any]:
+    row: dict[str, Any] = {"codes": grid, "captions": list(example.captions)}
+    if example.questions:
+        row["questions"] = [{"question": question, "answer": answer} for question, answer in example.questions]
+    return row
 
 
 def _encode(

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -167,16 +169,63 @@ def read_image(file: str | Path | BytesIO, image_size: int) -> UInt8[np.ndarray,
     Raises:
         UnreadableError: The file is missing, truncated, no picture, or absurdly large.
     """
+    image, _ = _read(file, image_size)
+    return _cut(image, (image_size, image_size))
+
+
+def read_to_fit(
+    picture: str | Path | Image.Image, sizes: Sequence[tuple[int, int]]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Reads a picture as `read_image` does, but in one of several sizes, and warns of what it changed.
+
+    Args:
+        picture: A path, or a picture that is open.
+        sizes: (height, width) in pixels; the result has the first of those whose shape is nearest to the picture's.
+
+    Raises:
+        UnreadableError: The file is missing, truncated, no picture, or absurdly large.
+    """
+    image, num_frames = _read(picture, max(map(max, sizes)))
+    if num_frames > 1:
+        warnings.warn(f"of the {num_frames} frames of a picture only the first is read", stacklevel=3)
+    height, width = min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * image.width / image.height)))
+    if (image.height, image.width) != (height, width):
+        warnings.warn(
+            f"a picture of {image.height} x {image.width} pixels (height x width) is cut and resized to {height} x "
+            f"{width}, which is what the model reads",
+            stacklevel=3,
+        )
+    return _cut(image, (height, width))
+
+
+def size_of(picture: str | Path | Image.Image) -> tuple[int, int]:
+    """Width and height of a picture in pixels, before anything is changed."""
+    if isinstance(picture, Image.Image):
+        return picture.size
     try:
-        with Image.open(file) as opened:
-            opened.draft(None, (2 * image_size, 2 * image_size))  # a JPEG is decoded no larger than is of use
-            image = _to_rgb(ImageOps.exif_transpose(opened))
+        with Image.open(picture) as opened:
+            return opened.size
+    except Exception as error:
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _read(picture: str | Path | BytesIO | Image.Image, size: int) -> tuple[Image.Image, int]:
+    """A picture in RGB, turned as its EXIF says, and how many frames it has; a large JPEG may come smaller."""
+    try:
+        with nullcontext(picture) if isinstance(picture, Image.Image) else Image.open(picture) as opened:
+            opened.draft(None, (2 * size, 2 * size))  # a JPEG is decoded no larger than is of use
+            return _to_rgb(ImageOps.exif_transpose(opened)), getattr(opened, "n_frames", 1)
     except Exception as error:  # Pillow's decoders raise nearly anything when a file is broken
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.array(image.resize((image_size, image_size), Image.Resampling.BICUBIC, box))
+
+
+def _cut(image: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:
+    """The largest part around the centre that has the shape of (height, width), resized to it with antialiasing."""
+    height, width = size
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

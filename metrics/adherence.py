@@ -40,7 +40,7 @@ def main() -> None:
     started = time.perf_counter()
     plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
     settings = {name: getattr(arguments, name) for name in ("guidance", "temperature", "top_p", "min_p")}
-    world = arguments.world or _world(plantain.card)
+    world = arguments.world or world_of(plantain.card)
     if world is None:
         parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes: say --world")
     figures = {}
@@ -55,7 +55,7 @@ def main() -> None:
     print(f"wrote {out}")
 
 
-def _world(card: dict[str, Any]) -> str | None:
+def world_of(card: dict[str, Any]) -> str | None:
     """The world that a model was trained on, as its own run or its release wrote it down."""
     return card.get("model", card).get("config", {}).get("data", {}).get("world")
 

@@ -1,7 +1,7 @@
 """Training the autoregressive model: predict the next id of captions and pictures in one stream."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from data.codes import encode_source, grids_of
+from data.codes import Encoded, encode_source, grids_of
 from data.example import Example
 from data.pictures import by_shape, grid
 from data.sources import SourceConfig, open_source
@@ -22,11 +22,12 @@ from model.transformer import ModelConfig, Transformer
 from runtime.checkpoint import write_atomic
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
-from tasks.text_to_image import text_to_image
+from tasks.conversation import DESCRIBE
+from tasks.mixture import Mixture, Telling, check, tell
 from tokenizer.image import ImageTokenizer
 from tokenizer.sequence import Packed, pack
 from tokenizer.text import TextTokenizer
-from tokenizer.vocabulary import PAD, Vocabulary
+from tokenizer.vocabulary import PAD, TEXT_START, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ class ModelTraining:
     network: ModelConfig = field(default_factory=ModelConfig)
     # how the trained model is to be sampled; stored with it
     recipe: SamplingConfig = field(default_factory=SamplingConfig)
+    # checkpoint folder of a model of the same shape whose weights to begin with; by default they are random
+    start: str | None = None
+    # which abilities are learnt, in which shares
+    mixture: Mixture = field(default_factory=Mixture)
     # ids of text, 256 bytes included
     num_text: int = 512
-    # what predicting an id of text counts, beside one for each code
+    # what predicting an id of text that a user says counts, beside one for each code
     text_weight: float = 0.1
-    # share of examples without their caption: guidance needs to know the unconditional picture
+    # what predicting an id of text that the model says counts
+    answer_weight: float = 1.0
+    # share of pictures to draw without their caption: guidance needs to know the unconditional picture
     caption_dropout: float = 0.1
     # weight of the squared log of the softmax's denominator, which keeps logits from drifting
     z_loss: float = 1e-5
@@ -89,22 +96,33 @@ class LanguageModel(nn.Module):
         return (total / weights.sum(1).clamp_min(1e-6)).mean(), figures
 
 
+def _texts(examples: Iterable[Encoded]) -> Iterator[str]:
+    """All that is said of examples."""
+    for example in examples:
+        yield from example.captions
+        for question, answer in example.questions:
+            yield from (question, answer)
+        if example.edit is not None:
+            instruction, result = example.edit
+            yield from (DESCRIBE, instruction, *_texts([result]))
+
+
 class Sequences(torch.utils.data.Dataset[Packed]):
-    """Packed sequences of examples; which caption is used, and whether, depends on seed, epoch and index alone."""
+    """Packed sequences of examples; what is told of them, and how, depends on seed, epoch and index alone."""
 
     def __init__(self, codes: Any, text: TextTokenizer, vocabulary: Vocabulary, config: ModelTraining, dropout: float):
-        self.codes, self.text, self.vocabulary, self.config, self.dropout = codes, text, vocabulary, config, dropout
+        self.codes, self.vocabulary, self.config, self.dropout = codes, vocabulary, config, dropout
+        self.telling = Telling(text.encode, said=config.text_weight, written=config.answer_weight)
+        check(config.mixture, Encoded.of(codes[0]))
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, key: tuple[int, int]) -> Packed:
         epoch, index = key
-        row = self.codes[index]
-        rng = np.random.default_rng((self.config.loop.seed, epoch, index))
-        caption = row["captions"][rng.integers(len(row["captions"]))]
-        ids = [] if rng.random() < self.dropout else self.text.encode(caption)
-        segments = text_to_image(ids, np.array(row["codes"], dtype=np.int64), self.config.text_weight)
+        place = (self.config.loop.seed, epoch, index)
+        rng, chooser = np.random.default_rng(place), np.random.default_rng((*place, 1))
+        segments = tell(Encoded.of(self.codes[index]), self.config.mixture, self.telling, self.dropout, chooser, rng)
         packed = pack(segments, self.vocabulary, self.config.network.positions)
         if len(packed.ids) > self.config.network.max_length:
             raise ValueError(
@@ -128,6 +146,8 @@ class NextIdObjective:
         self.text_tokenizer = self._text_tokenizer()
         self.vocabulary = Vocabulary(self.text_tokenizer.num_text, self.image_tokenizer.codebook_size)
         self.model = LanguageModel(Transformer(config.network, self.vocabulary.size), self.vocabulary, config.z_loss)
+        if config.start is not None:
+            self._begin_as(Plantain.from_pretrained(config.start, "cpu", "fp32"))
         self.grids = grids_of(self.codes)
         if unknown := set(grids_of(self.validation_codes)) - set(self.grids):
             raise ValueError(
@@ -141,11 +161,31 @@ class NextIdObjective:
         """Trained once; a resumed run reads what it wrote."""
         path = Path(self.config.loop.out) / TEXT_FILE
         if not path.exists():
-            some = self.codes.select(range(min(len(self.codes), 50_000)))["captions"]
-            texts = (caption for captions in some for caption in captions)
-            text = TextTokenizer.train(texts, self.config.num_text).to_json()
+            rows: Any = self.codes.select(range(min(len(self.codes), 50_000)))
+            some = (Encoded.of(row) for row in rows)
+            text = TextTokenizer.train(_texts(some), self.config.num_text).to_json()
             write_atomic(path, lambda beside: beside.write_text(text))
         return TextTokenizer.from_json(path.read_text())
+
+    @torch.no_grad()
+    def _begin_as(self, other: Plantain) -> None:
+        """Takes over another model's weights; pieces of text that it did not know keep their random ones."""
+        ours, theirs = self.model.transformer, other.transformer
+        if replace(theirs.config, max_length=ours.config.max_length) != ours.config:
+            raise ValueError(f"{self.config.start} has the network {theirs.config}, but the config {ours.config}")
+        if other.image_tokenizer.digest != self.image_tokenizer.digest:
+            raise ValueError(
+                f"{self.config.start} learned codes of another image tokenizer than {self.config.tokenizer}"
+            )
+        ours.blocks.load_state_dict(theirs.blocks.state_dict())
+        ours.norm.load_state_dict(theirs.norm.state_dict())
+        known = other.text_tokenizer.vocabulary()
+        pairs = [(id, known[piece]) for piece, id in self.text_tokenizer.vocabulary().items() if piece in known]
+        pairs += [(id, id) for id in range(TEXT_START)]
+        new, old = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
+        for mine, its in ((ours.embedding, theirs.embedding), (ours.head, theirs.head)):
+            mine.weight[new] = its.weight[old]
+            mine.weight[self.vocabulary.image_block] = its.weight[other.vocabulary.image_block]
 
     def outer_parameters(self) -> list[Tensor]:
         """Tables and not maps: a row of the embedding or of the head belongs to one id."""

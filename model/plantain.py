@@ -4,33 +4,39 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
-from data.pictures import to_pixels
+from data.pictures import by_shape, to_images, to_pixels
 from model.engine import Engine
-from model.generate import Drawn, ImageRequest, draw_images, jacobi_window
+from model.generate import Drawn, ImageRequest, draw_images, guides_of, jacobi_window
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
+from model.write import TextRequest, log_likelihoods, write_texts
 from runtime.checkpoint import load_folder, load_weights, save_folder
 from runtime.config import from_dict, to_dict
 from runtime.device import resolve_device
-from tasks.text_to_image import text_to_image
+from tasks.conversation import DESCRIBE, LINE_BREAK, asking, describing, editing, inpainting, line
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizer.sequence import Segment, TextSegment, pack
+from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack
 from tokenizer.text import TextTokenizer
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import IMAGE, Vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from model.chat import Chat
+
+    Picture = str | Path | Image
+
 MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 Decoding = Literal["sequential", "jacobi"]
+MOST_WRITTEN = 256  # ids of one answer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -63,6 +69,13 @@ class Progress:
     # what its finished rows of codes show; the rest is gray
     image: "Image"
     finished: bool
+
+
+class Written(NamedTuple):
+    """One turn of text, without the line break that ends it, and whether the model opened an image after it."""
+
+    text: str
+    opens_image: bool
 
 
 class Plantain:
@@ -208,6 +221,7 @@ class Plantain:
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
+        negative: str | None = None,
         guidance: float | None = None,
         guidance_until: float | None = None,
         temperature: float | None = None,
@@ -229,6 +243,7 @@ class Plantain:
             prompt: What to draw, or several; None draws without a condition.
             num_images: Pictures of each prompt.
             seed: Chooses among all the pictures that the model can draw.
+            negative: What guidance pushes the pictures away from, in place of pictures of anything.
             guidance, guidance_until, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the
                 model's recipe.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
@@ -245,8 +260,7 @@ class Plantain:
         Raises:
             ValueError: A prompt is empty or too long, a size was never trained, or a setting is out of range.
         """
-        started = time.perf_counter()
-        sampling = self._sampling(
+        sampling = self.sampling(
             guidance=guidance,
             guidance_until=guidance_until,
             temperature=temperature,
@@ -255,34 +269,280 @@ class Plantain:
             min_p=min_p,
         )
         prompts = _listed(prompt)
-        requests = self.requests(prompts, num_images, seed, sampling, size)
-        drawn: list[np.ndarray] = []
-        images: list[np.ndarray] = []
+        requests = self.requests(prompts, num_images, seed, sampling, size, negative)
+        labels = [text for text in prompts for _ in range(num_images)]
+        return self.draw(requests, labels, batch_size, decoding, window, progress)
+
+    def edit(
+        self,
+        images: "Picture | Sequence[Picture]",
+        instruction: str | Sequence[str],
+        num_images: int = 1,
+        seed: int = 0,
+        image_guidance: float = 1.0,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 64,
+        decoding: Decoding = "jacobi",
+        window: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: float,
+    ) -> Generation:
+        """Draws what an instruction makes of pictures.
+
+        Args:
+            images: A picture, or several that the instruction is about: paths or PIL pictures, see `look`.
+            instruction: What to do; or several instructions, as many as pictures, each for its own one.
+            num_images: Results of each instruction.
+            seed: Chooses among all the results that the model can draw.
+            image_guidance: How much the pictures are insisted on, beside `guidance`, which is about the instruction;
+                1 for not at all, which saves a third stream.
+            size: (height, width) of the results; by default that of the last picture.
+            batch_size, decoding, window, progress: As for `generate`.
+            settings: guidance, guidance_until, temperature, top_k, top_p, min_p, as for `generate`.
+
+        Raises:
+            ValueError: No picture, an empty instruction, or more than the model's length holds.
+        """
+        several = not isinstance(instruction, str)
+        instructions = list(instruction) if several else [instruction]
+        pictures = _pictures(images)
+        if not pictures:
+            raise ValueError("there is no picture to edit: give one, or several")
+        if several and len(pictures) != len(instructions):
+            raise ValueError(f"{len(instructions)} instructions for {len(pictures)} pictures: give as many of each")
+        seen = [self.look(picture) for picture in pictures]
+        sampling = self.sampling(**settings)
+        requests, labels = [], []
+        for codes, text in zip([[one] for one in seen] if several else [seen], instructions, strict=True):
+            if not text.strip():
+                raise ValueError("the instruction is empty: say what to change")
+            segments = editing(codes, text, self.text_tokenizer.encode)
+            guides = guides_of(sampling.guidance, between=segments[:-1], between_guidance=image_guidance)
+            if image_guidance == 1 and sampling.guidance != 1:
+                guides = guides_of(sampling.guidance, without=segments[:-1])
+            rows, columns = codes[-1].shape
+            grid = (rows, columns) if size is None else self.grid_of(size)
+            requests += [ImageRequest(segments, grid, sampling, seed, i, guides) for i in range(num_images)]
+            labels += [text] * num_images
+        return self.draw(requests, labels, batch_size, decoding, window, progress)
+
+    def inpaint(
+        self,
+        images: "Picture | Sequence[Picture]",
+        masks: "Picture | Sequence[Picture]",
+        prompt: str | Sequence[str],
+        num_images: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        decoding: Decoding = "jacobi",
+        window: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: float,
+    ) -> Generation:
+        """Draws parts of pictures anew. What is drawn fits what was there before, also what lies behind.
+
+        Args:
+            images: A picture or several, see `look`.
+            masks: For each, where to draw: a picture of its size that is white there and black elsewhere. Every code
+                of which a pixel is lighter than middle gray is drawn; the others stay as they are.
+            prompt: What the whole picture is to show; one for each picture.
+            num_images, seed, batch_size, decoding, window, progress, settings: As for `edit`.
+
+        Raises:
+            ValueError: A mask is of another size than its picture, or leaves nothing to draw.
+        """
+        pictures, holes = _pictures(images), _pictures(masks)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not len(pictures) == len(holes) == len(prompts):
+            raise ValueError(
+                f"{len(pictures)} pictures, {len(holes)} masks and {len(prompts)} prompts: give as many of each"
+            )
+        sampling = self.sampling(**settings)
+        requests, labels = [], []
+        for picture, hole, text in zip(pictures, holes, prompts, strict=True):
+            codes = self.look(picture)
+            hidden = self._hidden(picture, hole, codes.shape)
+            segments = inpainting(codes, hidden, text, self.text_tokenizer.encode)
+            guides = guides_of(sampling.guidance, without=segments[:-1])
+            known = np.where(hidden, -1, codes)
+            rows, columns = codes.shape
+            requests += [
+                ImageRequest(segments, (rows, columns), sampling, seed, i, guides, known) for i in range(num_images)
+            ]
+            labels += [text] * num_images
+        return self.draw(requests, labels, batch_size, decoding, window, progress)
+
+    def describe(self, images: "Picture | Sequence[Picture]", seed: int = 0, temperature: float = 0.0) -> list[str]:
+        """Says what pictures show.
+
+        Args:
+            images: A picture or several, see `look`.
+            seed: Chooses among all that can be said, at a temperature above 0.
+            temperature: 0 says what is likeliest, word by word.
+        """
+        pictures = _pictures(images)
+        return self.ask(pictures, [DESCRIBE] * len(pictures), seed, temperature)
+
+    def ask(
+        self,
+        images: "Picture | Sequence[Picture]",
+        questions: str | Sequence[str],
+        seed: int = 0,
+        temperature: float = 0.0,
+    ) -> list[str]:
+        """Answers questions about pictures.
+
+        Args:
+            images: A picture, or one for each question, see `look`.
+            questions: One or several.
+            seed, temperature: As for `describe`.
+
+        Raises:
+            ValueError: A question is empty, or too long.
+        """
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        pictures = _pictures(images)
+        if len(pictures) == 1:
+            pictures = pictures * len(asked)
+        if len(pictures) != len(asked):
+            raise ValueError(
+                f"{len(asked)} questions about {len(pictures)} pictures: give one picture, or one for each"
+            )
+        sampling = SamplingConfig(temperature=temperature)
+        if not all(question.strip() for question in asked):
+            raise ValueError("the question is empty: ask something")
+        encode = self.text_tokenizer.encode
+        requests = [
+            TextRequest(asking(self.look(picture), question, encode), sampling, seed, 0)
+            for picture, question in zip(pictures, asked, strict=True)
+        ]
+        return [written.text for written in self.write(requests)]
+
+    def score(self, prompt: str, image: "Picture", of: Literal["prompt", "image"] = "prompt") -> float:
+        """How likely the model holds a prompt to be said of a picture, or the picture to be drawn of the prompt.
+
+        Args:
+            prompt: A caption.
+            image: A picture, see `look`.
+            of: Whose log probability, in nats, given the other.
+        """
+        return self._scores([prompt], [self.look(image)], of)[0]
+
+    def chat(self, size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0) -> "Chat":
+        """A new conversation, see model.chat."""
+        from model.chat import Chat
+
+        return Chat(self, size, seed, temperature)
+
+    def look(self, picture: "Picture") -> Int[np.ndarray, "h w"]:
+        """The codes of a picture as the model reads it.
+
+        It is turned as its EXIF says, what is transparent becomes white, gray becomes RGB. A picture of another size
+        than was trained is cut around its centre and resized, with a warning.
+
+        Args:
+            picture: A path or a PIL picture.
+
+        Raises:
+            ValueError: The file is missing, damaged or no picture.
+        """
+        from data.images import read_to_fit
+
+        stride = self.image_tokenizer.stride
+        pixels = read_to_fit(picture, [(rows * stride, columns * stride) for rows, columns in self.grids])
+        return self.image_tokenizer.encode(to_images(pixels[None]).to(self.device))[0].cpu().numpy()
+
+    def _hidden(self, picture: "Picture", mask: "Picture", grid: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
+        """The codes that a mask uncovers."""
+        from data.images import read_to_fit, size_of
+
+        if size_of(picture) != size_of(mask):
+            raise ValueError(f"the mask is {size_of(mask)} pixels (width, height), its picture {size_of(picture)}")
+        stride = self.image_tokenizer.stride
+        pixels = read_to_fit(mask, [(grid[0] * stride, grid[1] * stride)])
+        hidden = (pixels.max(-1) > 127).reshape(grid[0], stride, grid[1], stride).any((1, 3))
+        if not hidden.any():
+            raise ValueError("the mask is black, which leaves nothing to draw: make it white where to draw")
+        return hidden
+
+    def draw(
+        self,
+        requests: list[ImageRequest],
+        prompts: Sequence[str | None],
+        batch_size: int = 64,
+        decoding: Decoding = "jacobi",
+        window: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """Draws the pictures of requests: what `generate`, `edit` and `inpaint` make of their arguments.
+
+        Args:
+            requests: At least one; the result names the seed and settings of the first.
+            prompts: What each was asked for, to be kept with the result.
+            batch_size, decoding, window, progress: As for `generate`.
+        """
+        started = time.perf_counter()
+        codes: list[np.ndarray] = []
         total = sum(rows * columns for rows, columns in (request.grid for request in requests))
         for batch in _batches(requests, batch_size):
-            before = sum(grid.size for grid in drawn)
+            before, drawing = sum(grid.size for grid in codes), None
             for drawing in self._draw(batch, decoding, window):
                 if progress is not None:
                     progress(before + int(drawing.counts.sum()), total)
-            grids = drawing.codes.view(len(batch), *batch[0].grid)
-            images.extend(self._paint(grids))
-            drawn.extend(grids.cpu().numpy())
+            assert drawing is not None
+            for request, row in zip(batch, drawing.codes.cpu().numpy(), strict=True):
+                rows, columns = request.grid
+                codes.append(row[: rows * columns].reshape(rows, columns))
         return Generation(
-            _to_pil(images),
-            drawn,
-            [self._sequence(request.segments, codes) for request, codes in zip(requests, drawn, strict=True)],
-            [text for text in prompts for _ in range(num_images)],
-            seed,
+            _to_pil(self._painted(codes, batch_size)),
+            codes,
+            [self._sequence(request.segments, grid) for request, grid in zip(requests, codes, strict=True)],
+            list(prompts),
+            requests[0].seed,
             [request.sample for request in requests],
-            sampling,
+            requests[0].sampling,
             time.perf_counter() - started,
         )
+
+    def _painted(self, codes: Sequence[Int[np.ndarray, "_ _"]], batch_size: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+        """Pictures of grids of codes; those of one size are painted together."""
+        pixels: dict[int, np.ndarray] = {}
+        for places in by_shape(codes):
+            for start in range(0, len(places), batch_size):
+                some = places[start : start + batch_size]
+                grids = torch.from_numpy(np.stack([codes[place] for place in some])).to(self.device)
+                pixels.update(zip(some, self._paint(grids), strict=True))
+        return [pixels[place] for place in range(len(codes))]
+
+    def write(self, requests: Sequence[TextRequest], batch_size: int = 64) -> list[Written]:
+        """Writes the texts of requests: what `ask` and `describe` make of their arguments."""
+        (stop,) = self.text_tokenizer.encode(LINE_BREAK)
+        written: list[Written] = []
+        for start in range(0, len(requests), batch_size):
+            some = requests[start : start + batch_size]
+            for ids in write_texts(self.transformer, self.vocabulary, some, stop, MOST_WRITTEN):
+                text = self.text_tokenizer.decode(ids).removesuffix(LINE_BREAK)
+                written.append(Written(text, bool(ids) and ids[-1] == IMAGE))
+        return written
+
+    def _scores(
+        self, prompts: Sequence[str], codes: Sequence[np.ndarray], of: Literal["prompt", "image"]
+    ) -> list[float]:
+        encode = self.text_tokenizer.encode
+        told: list[list[Segment]] = [
+            [*describing(grid, encode), line(prompt, encode)]
+            if of == "prompt"
+            else [*self._condition(prompt, (grid.shape[0], grid.shape[1])), ImageSegment(grid)]
+            for prompt, grid in zip(prompts, codes, strict=True)
+        ]
+        return log_likelihoods(self.transformer, self.vocabulary, told).tolist()
 
     def stream(
         self,
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
+        negative: str | None = None,
         guidance: float | None = None,
         guidance_until: float | None = None,
         temperature: float | None = None,
@@ -309,7 +569,7 @@ class Plantain:
         """
         if preview_rows < 1:
             raise ValueError(f"preview_rows is {preview_rows}, but must be at least 1")
-        sampling = self._sampling(
+        sampling = self.sampling(
             guidance=guidance,
             guidance_until=guidance_until,
             temperature=temperature,
@@ -317,7 +577,7 @@ class Plantain:
             top_p=top_p,
             min_p=min_p,
         )
-        requests = self.requests(_listed(prompt), num_images, seed, sampling, size)
+        requests = self.requests(_listed(prompt), num_images, seed, sampling, size, negative)
         return self._stream(_batches(requests, batch_size), decoding, window, preview_rows)
 
     def _stream(
@@ -341,7 +601,7 @@ class Plantain:
                         yield Progress(first + row, final, image, ready == rows)
             first += len(batch)
 
-    def _sampling(self, **settings: float | None) -> SamplingConfig:
+    def sampling(self, **settings: float | None) -> SamplingConfig:
         """The recipe, but for what a call sets."""
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         return replace(self.recipe, **given)
@@ -353,16 +613,19 @@ class Plantain:
         seed: int = 0,
         sampling: SamplingConfig | None = None,
         size: tuple[int, int] | None = None,
+        negative: str | None = None,
     ) -> list[ImageRequest]:
         """What model.generate is asked for: for each prompt, one request for every picture; see `generate`."""
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}, but must be at least 1")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {seed}, but must be a whole number from 0 to 2^63 - 1")
-        grid = self._grid(size)
+        grid = self.grid_of(size)
+        sampling = sampling or self.recipe
+        guides = guides_of(sampling.guidance, self._condition(negative, grid))
         conditions = [self._condition(text, grid) for text in prompts]
         return [
-            ImageRequest(segments, grid, sampling or self.recipe, seed, number)
+            ImageRequest(segments, grid, sampling, seed, number, guides)
             for segments in conditions
             for number in range(num_images)
         ]
@@ -401,7 +664,12 @@ class Plantain:
             )
         return [TextSegment(ids)]
 
-    def _grid(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def grid_of(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The grid (rows, columns) of pictures of a size (height, width); the first trained one for None.
+
+        Raises:
+            ValueError: The size was never trained.
+        """
         if size is None:
             return self.grids[0]
         self.image_tokenizer.check_size(*size)
@@ -413,8 +681,11 @@ class Plantain:
         return grid
 
     def _sequence(self, condition: Sequence[Segment], codes: np.ndarray) -> np.ndarray:
-        text = [token for segment in condition if isinstance(segment, TextSegment) for token in segment.ids]
-        return pack(text_to_image(text, codes), self.vocabulary, self.transformer.config.positions).ids
+        return pack([*condition, ImageSegment(codes)], self.vocabulary, self.transformer.config.positions).ids
+
+
+def _pictures(images: "Picture | Sequence[Picture]") -> "list[Picture]":
+    return list(images) if isinstance(images, list | tuple) else [images]  # pyright: ignore[reportReturnType]
 
 
 def _listed(prompt: str | None | Sequence[str | None]) -> list[str | None]:

@@ -16,6 +16,9 @@ from tokenizer.vocabulary import BEGIN, END, END_IMAGE, IMAGE, PAD, TEXT_START, 
 
 Positions = Literal["grid", "line"]
 
+# stands in a segment for a code that is not shown; in the sequence it is <pad>
+HIDDEN = -1
+
 
 @dataclass(frozen=True, eq=False)
 class TextSegment:
@@ -27,7 +30,7 @@ class TextSegment:
 
 @dataclass(frozen=True, eq=False)
 class ImageSegment:
-    """Codes of one image; `weight` is what predicting each of them counts in the loss."""
+    """Codes of one image; `weight` is what predicting each of them counts in the loss. At 0, codes may be HIDDEN."""
 
     codes: Int[np.ndarray, "h w"]
     weight: float = 1.0
@@ -85,12 +88,13 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
             continue
         rows, columns = segment.codes.shape
         sides = side_id(rows), side_id(columns)
-        if segment.codes.min() < 0 or segment.codes.max() >= vocabulary.codebook_size:
+        if segment.codes.min() < (0 if segment.weight else HIDDEN) or segment.codes.max() >= vocabulary.codebook_size:
             raise ValueError(f"codes must lie in [0, {vocabulary.codebook_size}): they are of another image tokenizer")
         put(IMAGE, segment.weight)
         put(sides[0])
         put(sides[1])
-        ids += (segment.codes.reshape(-1) + vocabulary.image_start).tolist()
+        codes = segment.codes.reshape(-1)
+        ids += np.where(codes == HIDDEN, PAD, codes + vocabulary.image_start).tolist()
         weights += [segment.weight] * segment.codes.size
         places += [(position + row, position + column) for row in range(rows) for column in range(columns)]
         position += max(rows, columns)
@@ -129,8 +133,9 @@ def unpack(ids: Sequence[int], vocabulary: Vocabulary) -> list[Segment]:
             stop = index + 3 + rows * columns
             if stop >= len(ids) or ids[stop] != END_IMAGE:
                 raise ValueError(f"the image that begins at {index} does not end after its {rows} x {columns} codes")
-            codes = np.array(ids[index + 3 : stop], dtype=np.int64) - vocabulary.image_start
-            if codes.min() < 0 or codes.max() >= vocabulary.codebook_size:
+            held = np.array(ids[index + 3 : stop], dtype=np.int64)
+            codes = np.where(held == PAD, HIDDEN, held - vocabulary.image_start)
+            if ((codes < 0) & (held != PAD)).any() or codes.max() >= vocabulary.codebook_size:
                 raise ValueError(f"the image that begins at {index} holds ids that are no image codes")
             segments.append(ImageSegment(codes.reshape(rows, columns)))
             index = stop

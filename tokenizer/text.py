@@ -65,6 +65,10 @@ class TextTokenizer:
         """Number of ids beyond the specials."""
         return self._tokenizer.get_vocab_size() - TEXT_START
 
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every piece of text, spelt as in `tokenizer.json`."""
+        return {piece: id for piece, id in self._tokenizer.get_vocab().items() if id >= TEXT_START}
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; none of them is a special token's, whatever the text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -1,0 +1,73 @@
+"""A conversation with a model: pictures and text in one stream that grows, turn by turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from model.generate import ImageRequest, guides_of
+from model.sampling import SamplingConfig
+from model.write import TextRequest
+from tasks.conversation import line, shown
+from tokenizer.sequence import ImageSegment, Segment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from model.plantain import Picture, Plantain
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What the model answered: a line of text, or a picture."""
+
+    text: str | None = None
+    image: "Image | None" = None
+
+
+class Chat:
+    """A conversation that goes on until it fills the model's length.
+
+    Args:
+        plantain: Who answers.
+        size: (height, width) in pixels of the pictures that it draws; by default of the last one seen, at first the
+            first that the model was trained on.
+        seed: Chooses among all that it could answer.
+        temperature: Of its text; pictures follow the model's recipe.
+    """
+
+    def __init__(
+        self, plantain: "Plantain", size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0
+    ) -> None:
+        self.plantain, self.seed = plantain, seed
+        self.sampling = SamplingConfig(temperature=temperature)
+        self.grid = plantain.grids[0] if size is None else plantain.grid_of(size)
+        # everything said and shown so far
+        self.segments: list[Segment] = []
+
+    def say(self, text: str, images: "Sequence[Picture]" = ()) -> Reply:
+        """Says something, shows pictures before it, and lets the model answer; it decides whether in text or a picture.
+
+        Args:
+            text: One line.
+            images: Pictures, see `Plantain.look`.
+
+        Raises:
+            ValueError: The text is empty, or the conversation would outgrow the model's length; it stays as it was.
+        """
+        if not text.strip():
+            raise ValueError("there is nothing said: say something")
+        plantain, turn = self.plantain, len(self.segments)
+        seen = [shown(plantain.look(picture)) for picture in images]
+        said = [*self.segments, *seen, line(text, plantain.text_tokenizer.encode)]
+        (written,) = plantain.write([TextRequest(said, self.sampling, self.seed, turn)])
+        if written.opens_image:
+            grid = seen[-1].codes.shape if seen else self.grid
+            before = [segment for segment in said if isinstance(segment, ImageSegment)]
+            guides = guides_of(plantain.recipe.guidance, without=before)
+            request = ImageRequest(said, (grid[0], grid[1]), plantain.recipe, self.seed, turn, guides)
+            drawn = plantain.draw([request], [text])
+            self.segments = [*said, ImageSegment(drawn.codes[0])]
+            self.grid = (grid[0], grid[1])
+            return Reply(image=drawn.images[0])
+        self.segments = [*said, line(written.text, plantain.text_tokenizer.encode)]
+        return Reply(text=written.text)

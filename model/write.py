@@ -1,0 +1,124 @@
+"""Writing text: read what came before, then draw one id after another, until the model ends its turn or opens an image.
+
+Rows of a batch are independent, as in model.generate, and so is the noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.sampling import SamplingConfig, draw, stack
+from model.transformer import Transformer
+from tokenizer.sequence import Segment, pack
+from tokenizer.vocabulary import END, IMAGE, PAD, TEXT_START, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class TextRequest:
+    """A text to write: what comes before it, how its ids are chosen, and which noise it gets."""
+
+    segments: Sequence[Segment]
+    sampling: SamplingConfig
+    seed: int
+    sample: int
+
+
+@torch.inference_mode()
+def write_texts(
+    transformer: Transformer, vocabulary: Vocabulary, requests: Sequence[TextRequest], stop: int, most: int
+) -> list[list[int]]:
+    """Continues each request's sequence with text.
+
+    Args:
+        transformer: In eval mode.
+        vocabulary: Its id table.
+        requests: The rows of the batch.
+        stop: Id of text that ends a turn, such as that of a line break.
+        most: Ids at most; the model's length may leave room for fewer.
+
+    Returns:
+        The ids written. The last is `stop`, <end> or <image>, unless there was no more room.
+
+    Raises:
+        ValueError: A sequence leaves no room for a single id, or logits are not finite.
+    """
+    config, device = transformer.config, transformer.embedding.weight.device
+    packed = [pack(request.segments, vocabulary, config.positions, end=False) for request in requests]
+    lengths = torch.tensor([len(one.ids) for one in packed], device=device)
+    if (longest := int(lengths.max())) >= config.max_length:
+        raise ValueError(
+            f"a conversation of {longest} ids leaves no room in the model's {config.max_length}: shorten it"
+        )
+    total = min(longest + most, config.max_length)
+    ids = torch.full((len(packed), total), PAD)
+    for row, one in enumerate(packed):
+        ids[row, : len(one.ids)] = torch.from_numpy(one.ids)
+    ids = ids.to(device)
+    # A text advances row and column together, from where what came before it stopped.
+    starts = torch.tensor([int(one.positions[-1, 0]) for one in packed], device=device)
+    places = torch.zeros(len(packed), longest, 2, dtype=torch.long)
+    for row, one in enumerate(packed):
+        places[row, : len(one.ids)] = torch.from_numpy(one.positions)
+    cache = transformer.new_cache(len(packed), total)
+    slots = torch.arange(longest, device=device).expand(len(packed), -1)
+    hidden = transformer(ids[:, :longest], places.to(device), cache, slots, longest)
+    hidden = hidden.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1]))
+
+    settings = stack([request.sampling for request in requests], device)
+    seeds, samples = (torch.tensor([getattr(r, name) for r in requests], device=device) for name in ("seed", "sample"))
+    table = torch.arange(vocabulary.text_block.stop, device=device)
+    closed = (table < TEXT_START) & (table != END) & (table != IMAGE)
+    ended = torch.zeros(len(packed), dtype=torch.bool, device=device)
+    counts = torch.zeros_like(lengths)
+    for step in range(total - int(lengths.min())):
+        logits = transformer.logits(hidden[:, 0], vocabulary.text_block)
+        _check(logits, ended)
+        slot = (lengths + step).clamp(max=total - 1)
+        drawn = draw(logits.masked_fill(closed, -torch.inf), settings, seeds, samples, slot, table)
+        ended |= lengths + step >= total
+        counts += ~ended
+        ids.scatter_(1, slot[:, None], torch.where(ended, ids.gather(1, slot[:, None])[:, 0], drawn)[:, None])
+        ended |= (drawn == stop) | (drawn == END) | (drawn == IMAGE)
+        if ended.all() or step + 1 == most:
+            break
+        position = (starts + 1 + step)[:, None, None].expand(-1, 1, 2)
+        hidden = transformer(ids.gather(1, slot[:, None]), position, cache, slot[:, None], int(slot.max()) + 1)
+    return [row[start : start + count].tolist() for row, start, count in zip(ids, lengths, counts, strict=True)]
+
+
+def _check(logits: Float[Tensor, "b v"], ended: Tensor) -> None:
+    broken = ~logits.isfinite().all(-1) & ~ended
+    if broken.any():
+        raise ValueError(
+            f"the model's logits for text {int(broken.int().argmax())} are not finite: its weights are damaged"
+        )
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    transformer: Transformer, vocabulary: Vocabulary, conversations: Sequence[Sequence[Segment]]
+) -> Float[Tensor, " b"]:
+    """Log probability, in nats, of each sequence's last segment given those before it.
+
+    Each id is predicted among those of its kind, as in training: codes among codes, text among text. Of an image, the
+    codes count; of a text, its ids.
+    """
+    config, device = transformer.config, transformer.embedding.weight.device
+    results = []
+    for segments in conversations:
+        before = pack(segments[:-1], vocabulary, config.positions, end=False)
+        whole = pack(segments, vocabulary, config.positions, end=False)
+        if len(whole.ids) > config.max_length:
+            raise ValueError(f"{len(whole.ids)} ids exceed the model's {config.max_length}: shorten the text")
+        ids, places = (torch.from_numpy(part)[None].to(device) for part in whole[:2])
+        is_image = bool(whole.is_image[len(before.ids) :].any())
+        block = vocabulary.image_block if is_image else vocabulary.text_block
+        targets: Int[Tensor, " n"] = ids[0, len(before.ids) :]
+        chosen = torch.from_numpy(whole.is_image[len(before.ids) :]).to(device) | (not is_image)
+        hidden = transformer(ids, places)[0, len(before.ids) - 1 : -1]
+        shares = transformer.logits(hidden[chosen], block).log_softmax(-1)
+        results.append(shares.gather(1, targets[chosen, None] - block.start).sum())
+    return torch.stack(results)
