@@ -8,7 +8,7 @@ from model.generate import ImageRequest, guides_of
 from model.sampling import SamplingConfig
 from model.write import TextRequest
 from tasks.conversation import line, shown
-from tokenizer.sequence import ImageSegment, Segment
+from tokenizer.sequence import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What the model answered: a line of text, or a picture."""
+    """What the model answered: a line of text, a picture, or a picture after a text."""
 
     text: str | None = None
     image: "Image | None" = None
@@ -29,8 +29,8 @@ class Chat:
 
     Args:
         plantain: Who answers.
-        size: (height, width) in pixels of the pictures that it draws; by default of the last one seen, at first the
-            first that the model was trained on.
+        size: (height, width) in pixels of the first picture, unless one is shown before it; later ones are as large as
+            the one before. By default the first size that the model was trained on.
         seed: Chooses among all that it could answer.
         temperature: Of its text; pictures follow the model's recipe.
     """
@@ -58,16 +58,17 @@ class Chat:
             raise ValueError("there is nothing said: say something")
         plantain, turn = self.plantain, len(self.segments)
         seen = [shown(plantain.look(picture)) for picture in images]
-        said = [*self.segments, *seen, line(text, plantain.text_tokenizer.encode)]
+        said: list[Segment] = [*self.segments, *seen, line(text, plantain.text_tokenizer.encode)]
         (written,) = plantain.write([TextRequest(said, self.sampling, self.seed, turn)])
-        if written.opens_image:
-            grid = seen[-1].codes.shape if seen else self.grid
-            before = [segment for segment in said if isinstance(segment, ImageSegment)]
-            guides = guides_of(plantain.recipe.guidance, without=before)
-            request = ImageRequest(said, (grid[0], grid[1]), plantain.recipe, self.seed, turn, guides)
-            drawn = plantain.draw([request], [text])
-            self.segments = [*said, ImageSegment(drawn.codes[0])]
-            self.grid = (grid[0], grid[1])
-            return Reply(image=drawn.images[0])
-        self.segments = [*said, line(written.text, plantain.text_tokenizer.encode)]
-        return Reply(text=written.text)
+        if written.ids:
+            said.append(TextSegment(written.ids))
+        if not written.opens_image:
+            self.segments = said
+            return Reply(text=written.text)
+        before = [segment for segment in said if isinstance(segment, ImageSegment)]
+        rows, columns = before[-1].codes.shape if before else self.grid
+        guides = guides_of(plantain.recipe.guidance, without=before)
+        request = ImageRequest(said, (rows, columns), plantain.recipe, self.seed, turn, guides)
+        drawn = plantain.draw([request], [text])
+        self.segments = [*said, ImageSegment(drawn.codes[0])]
+        return Reply(written.text or None, drawn.images[0])

@@ -24,7 +24,7 @@ from tasks.conversation import DESCRIBE, LINE_BREAK, asking, describing, editing
 from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack
 from tokenizer.text import TextTokenizer
-from tokenizer.vocabulary import IMAGE, Vocabulary
+from tokenizer.vocabulary import IMAGE, TEXT_START, Vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,9 +72,12 @@ class Progress:
 
 
 class Written(NamedTuple):
-    """One turn of text, without the line break that ends it, and whether the model opened an image after it."""
+    """One turn of text, and whether the model opened an image after it."""
 
+    # without the line break that ends it
     text: str
+    # with the line break, if the model came to it
+    ids: list[int]
     opens_image: bool
 
 
@@ -285,7 +288,7 @@ class Plantain:
         decoding: Decoding = "jacobi",
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **settings: float,
+        **settings: float | int | None,
     ) -> Generation:
         """Draws what an instruction makes of pictures.
 
@@ -337,7 +340,7 @@ class Plantain:
         decoding: Decoding = "jacobi",
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **settings: float,
+        **settings: float | int | None,
     ) -> Generation:
         """Draws parts of pictures anew. What is drawn fits what was there before, also what lies behind.
 
@@ -521,8 +524,9 @@ class Plantain:
         for start in range(0, len(requests), batch_size):
             some = requests[start : start + batch_size]
             for ids in write_texts(self.transformer, self.vocabulary, some, stop, MOST_WRITTEN):
-                text = self.text_tokenizer.decode(ids).removesuffix(LINE_BREAK)
-                written.append(Written(text, bool(ids) and ids[-1] == IMAGE))
+                text = [token for token in ids if token >= TEXT_START]
+                said = self.text_tokenizer.decode(text).removesuffix(LINE_BREAK)
+                written.append(Written(said, text, bool(ids) and ids[-1] == IMAGE))
         return written
 
     def _scores(
@@ -601,8 +605,8 @@ class Plantain:
                         yield Progress(first + row, final, image, ready == rows)
             first += len(batch)
 
-    def sampling(self, **settings: float | None) -> SamplingConfig:
-        """The recipe, but for what a call sets."""
+    def sampling(self, **settings: float | int | None) -> SamplingConfig:
+        """The recipe, but for those fields of SamplingConfig that are given and not None."""
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         return replace(self.recipe, **given)
 

@@ -50,7 +50,9 @@ def asking(codes: Codes, question: str, encode: Encode) -> list[Segment]:
     return [shown(codes), line(question, encode)]
 
 
-def editing(pictures: Sequence[Codes], instruction: str, encode: Encode, weight: float = 0.0) -> list[Segment]:
+def editing(
+    pictures: Sequence[Int[np.ndarray, "_ _"]], instruction: str, encode: Encode, weight: float = 0.0
+) -> list[Segment]:
     """Comes before the picture that an instruction makes of others."""
     return [*map(shown, pictures), line(instruction, encode, weight)]
 

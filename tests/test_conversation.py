@@ -1,0 +1,214 @@
+"""Plantain reads pictures as well as it draws them: edits, answers, fills holes, scores and chats."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model import Plantain
+from model.generate import draw_images
+from tokenizer.sequence import ImageSegment, TextSegment, pack, unpack
+from tokenizer.vocabulary import IMAGE
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def spoken(segments, plantain: Plantain) -> list[str | list]:
+    """What a sequence says and shows, in order."""
+    decode = plantain.text_tokenizer.decode
+    return [decode(s.ids) if isinstance(s, TextSegment) else s.codes.tolist() for s in segments]
+
+
+def test_an_edit_reads_the_picture_then_the_instruction_and_draws_one_as_large(tiny: Callable):
+    plantain = tiny(max_length=96)
+    wide = picture(1, (8, 12))
+    drawn = plantain.edit(wide, "make it red", num_images=2, seed=4)
+    assert [image.size for image in drawn.images] == [(12, 8)] * 2 and drawn.prompts == ["make it red"] * 2
+    for ids, codes in zip(drawn.ids, drawn.codes, strict=True):
+        assert spoken(unpack(ids.tolist(), plantain.vocabulary), plantain) == [
+            plantain.look(wide).tolist(),
+            "make it red\n",
+            codes.tolist(),
+        ]
+    others = [picture(seed, size) for seed, size in ((2, (8, 8)), (1, (8, 12)))]
+    together = plantain.edit(others, ["now", "make it red"], seed=4)
+    assert np.array_equal(together.codes[1], drawn.codes[0])  # whatever it is drawn with
+    assert plantain.edit(others, "mix them", size=(8, 8)).images[0].size == (8, 8)
+
+
+def test_the_picture_of_an_edit_has_a_guidance_of_its_own(tiny: Callable):
+    plantain = tiny(max_length=96, seed=3)
+    arguments = dict(instruction="make it red", num_images=4, guidance=3.0)
+    results = {scale: plantain.edit(picture(1), image_guidance=scale, **arguments).codes for scale in (1.0, 2.5)}
+    assert not all(np.array_equal(*pair) for pair in zip(*results.values(), strict=True))
+    # In full strength on both, what the instruction adds to the picture is pushed away from nothing at all.
+    equal = plantain.edit(picture(1), image_guidance=3.0, **arguments).codes
+    segments = [
+        ImageSegment(plantain.look(picture(1)), 0.0),
+        TextSegment(plantain.text_tokenizer.encode("make it red\n")),
+    ]
+    requests = plantain.requests([None], 4, 0, plantain.sampling(guidance=3.0))
+    from dataclasses import replace
+
+    requests = [replace(request, segments=segments) for request in requests]
+    *_, by_hand = draw_images(plantain.transformer, plantain.vocabulary, requests)
+    assert [codes.flatten().tolist() for codes in equal] == by_hand.codes.tolist()
+
+
+def test_a_negative_prompt_takes_the_place_of_no_prompt(tiny: Callable):
+    plantain = tiny(seed=2)
+    plain, pushed, itself = (
+        plantain.generate("a red circle", num_images=6, negative=negative, guidance=4.0).codes
+        for negative in (None, "a blue square", "a red circle")
+    )
+    unguided = plantain.generate("a red circle", num_images=6, guidance=1.0).codes
+    assert not all(map(np.array_equal, plain, pushed))
+    assert all(map(np.array_equal, itself, unguided))  # pushed away from itself, nothing moves
+
+
+def test_what_a_mask_leaves_stays_code_by_code_and_the_rest_is_drawn(tiny: Callable):
+    plantain = tiny(max_length=96)
+    mask = np.zeros((8, 12), np.uint8)
+    mask[0, 5] = 255  # one pixel uncovers its code
+    mask[4:, 8:] = 255
+    drawn = plantain.inpaint(picture(1, (8, 12)), Image.fromarray(mask), "a red circle", num_images=5)
+    known = np.array([[1, 0, 1], [1, 1, 0]], bool)
+    assert all((codes[known] == plantain.look(picture(1, (8, 12)))[known]).all() for codes in drawn.codes)
+    assert len({codes.tobytes() for codes in drawn.codes}) > 1
+    seen, prompt, _ = spoken(unpack(drawn.ids[0].tolist(), plantain.vocabulary), plantain)
+    assert prompt == "a red circle\n" and (np.array(seen) == -1).tolist() == (~known).tolist()
+
+
+def test_answers_are_lines_of_text_the_same_for_one_or_many(tiny: Callable):
+    plantain = tiny(max_length=128, loudness=0.3)
+    answers = plantain.ask([picture(1), picture(2, (8, 12))], ["what?", "how many?"])
+    assert len(answers) == 2 and not any("\n" in answer for answer in answers)
+    assert plantain.ask(picture(2, (8, 12)), "how many?") == answers[1:]
+    assert plantain.ask(picture(1), ["what?", "how many?"])[0] == answers[0]
+    assert plantain.describe(picture(1)) == plantain.ask(picture(1), "describe the picture")
+
+
+def test_a_score_is_a_log_probability_either_way(tiny: Callable):
+    plantain = tiny(max_length=96)
+    near, far = (plantain.score("a red circle", picture(seed)) for seed in (1, 2))
+    assert near < 0 and far < 0 and near != far
+    assert plantain.score("a red circle", picture(1), of="image") == pytest.approx(
+        float(plantain._scores(["a red circle"], [plantain.look(picture(1))], "image")[0])
+    )
+    assert plantain.score("a red circle", picture(1), "image") != near
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "I;16", "CMYK", "1"])
+def test_pictures_of_every_mode_are_read(mode: str, tiny: Callable, tmp_path: Path):
+    plain = picture(1).convert("L").convert("RGB")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = plain.convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codes = tiny().look(image)
+    if mode in ("RGBA", "L", "LA", "I;16"):
+        assert np.array_equal(codes, tiny().look(plain))
+
+
+def test_a_picture_of_another_size_is_cut_to_the_nearest_shape_and_says_so(tiny: Callable):
+    plantain = tiny()
+    with pytest.warns(UserWarning, match="300 x 470 pixels .* cut and resized to 8 x 12"):
+        assert plantain.look(picture(0, (300, 470))).shape == (2, 3)
+    with pytest.warns(UserWarning, match="resized to 8 x 8"):
+        assert plantain.look(picture(0, (500, 300))).shape == (2, 2)
+
+
+def test_exif_is_followed_and_of_an_animation_the_first_frame_is_read(tiny: Callable, tmp_path: Path):
+    plantain = tiny()
+    turned = picture(1, (12, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    turned.save(tmp_path / "turned.png", exif=exif)
+    upright = turned.transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(plantain.look(tmp_path / "turned.png"), plantain.look(upright))
+    first, second = picture(1), picture(2)
+    first.save(tmp_path / "two.png", save_all=True, append_images=[second])
+    with pytest.warns(UserWarning, match="of the 2 frames of a picture only the first is read"):
+        assert np.array_equal(plantain.look(tmp_path / "two.png"), plantain.look(first))
+
+
+def broken(path: Path) -> Path:
+    picture(1, (64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda plantain, path: plantain.look(path / "none.png"), "none.png"),
+        (lambda plantain, path: plantain.look(broken(path / "cut.png")), "runcated|broken"),
+        (lambda plantain, path: plantain.edit([], "make it red"), "no picture to edit"),
+        (lambda plantain, path: plantain.edit(picture(), " "), "instruction is empty"),
+        (lambda plantain, path: plantain.edit([picture()] * 2, ["a"]), "1 instructions for 2 pictures"),
+        (lambda plantain, path: plantain.edit([picture()] * 12, "mix"), "exceed the model's 96 ids"),
+        (lambda plantain, path: plantain.edit(picture(), "a", size=(12, 8)), "was never trained"),
+        (lambda plantain, path: plantain.inpaint(picture(), picture(0, (8, 12)), "a"), "mask is .12, 8. pixels"),
+        (lambda plantain, path: plantain.inpaint(picture(), Image.new("L", (8, 8)), "a"), "leaves nothing to draw"),
+        (lambda plantain, path: plantain.inpaint([picture()], [picture()] * 2, "a"), "1 pictures, 2 masks"),
+        (lambda plantain, path: plantain.ask(picture(), ""), "question is empty"),
+        (lambda plantain, path: plantain.ask([picture()] * 2, ["a"] * 3), "3 questions about 2 pictures"),
+        (lambda plantain, path: plantain.ask(picture(), "why " * 60), "leaves no room"),
+        (lambda plantain, path: plantain.score("why " * 60, picture()), "exceed the model's 96"),
+        (lambda plantain, path: plantain.chat().say("  "), "nothing said"),
+        (lambda plantain, path: plantain.chat(size=(12, 8)), "was never trained"),
+    ],
+)
+def test_what_can_not_be_done_is_refused_with_the_reason(call: Callable, message: str, tiny: Callable, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        call(tiny(max_length=96), tmp_path)
+
+
+def test_a_decompression_bomb_is_refused(tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    picture(1, (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="decompression bomb"):
+        tiny().look(tmp_path / "large.png")
+
+
+def test_a_chat_grows_by_what_is_said_and_answered_and_survives_what_does_not_fit(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 10)
+    plantain = tiny(max_length=220, loudness=0.3)
+    chat = plantain.chat(seed=3)
+    chat.say("hello", images=[picture(1, (8, 12))])
+    (shown, first, *answered) = spoken(chat.segments, plantain)
+    assert shown == plantain.look(picture(1, (8, 12))).tolist() and first == "hello\n" and len(answered) in (1, 2)
+    before = list(chat.segments)
+    with pytest.raises(ValueError, match="leaves no room|exceed"):
+        chat.say("why " * 120)
+    assert chat.segments == before
+    chat.say("again")
+    assert chat.segments[: len(before)] == before
+    assert isinstance(chat.segments[len(before)], TextSegment) and len(chat.segments) >= len(before) + 2
+    assert pack(chat.segments, plantain.vocabulary, "grid").ids.size < 220
+
+
+def test_the_model_itself_decides_whether_text_or_a_picture_comes_next(tiny: Callable):
+    for favoured in (IMAGE, None):
+        plantain = tiny(max_length=128)
+        token = IMAGE if favoured else plantain.text_tokenizer.encode("a")[0]
+        with torch.no_grad():
+            direction = plantain.transformer.head.weight[token].clone()
+            plantain.transformer.head.weight[: plantain.vocabulary.image_start] *= 0.01
+            plantain.transformer.head.weight[token] = direction
+            plantain.transformer.norm.weight[:] = direction.sign() * plantain.transformer.norm.weight.abs()
+        reply = plantain.chat().say("go on")
+        if reply.image is None:
+            assert reply.text is not None
+        else:
+            assert reply.text is None and reply.image.size == (8, 8)
