@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 Decoding = Literal["sequential", "jacobi"]
+Effort = Literal["full", "auto"]
 MOST_WRITTEN = 256  # ids of one answer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -54,6 +55,8 @@ class Generation:
     seed: int
     samples: list[int]
     sampling: SamplingConfig
+    # pictures that were drawn to choose these from
+    num_drawn: int
     # from the call to the last pixel
     seconds: float
 
@@ -232,6 +235,8 @@ class Plantain:
         top_p: float | None = None,
         min_p: float | None = None,
         size: tuple[int, int] | None = None,
+        best_of: int = 1,
+        effort: Effort = "full",
         batch_size: int = 64,
         decoding: Decoding = "jacobi",
         window: int | None = None,
@@ -250,6 +255,9 @@ class Plantain:
             guidance, guidance_until, temperature, top_k, top_p, min_p: See SamplingConfig; what is None follows the
                 model's recipe.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
+            best_of: Draws so many of each picture and keeps the one of which the model itself, if it has learnt to
+                describe, finds the prompt likeliest.
+            effort: `auto` draws two first, and the others only where its own descriptions of the two differ.
             batch_size: Pictures drawn at once; more is faster and takes more memory.
             decoding: `sequential` draws a code at each pass, `jacobi` as many as a window of guesses has right. The
                 pictures are the same, but for logits that tie to within rounding.
@@ -274,7 +282,9 @@ class Plantain:
         prompts = _listed(prompt)
         requests = self.requests(prompts, num_images, seed, sampling, size, negative)
         labels = [text for text in prompts for _ in range(num_images)]
-        return self.draw(requests, labels, batch_size, decoding, window, progress)
+        if best_of == 1:
+            return self.draw(requests, labels, batch_size, decoding, window, progress)
+        return self._best(requests, labels, best_of, effort, batch_size, decoding, window, progress)
 
     def edit(
         self,
@@ -504,6 +514,7 @@ class Plantain:
             requests[0].seed,
             [request.sample for request in requests],
             requests[0].sampling,
+            len(requests),
             time.perf_counter() - started,
         )
 
@@ -633,6 +644,59 @@ class Plantain:
             for segments in conditions
             for number in range(num_images)
         ]
+
+    def _best(
+        self,
+        requests: list[ImageRequest],
+        prompts: Sequence[str | None],
+        best_of: int,
+        effort: Effort,
+        *drawing: Any,
+    ) -> Generation:
+        """For each request the sample that the model itself finds its prompt likeliest of."""
+        if best_of < 1 or effort not in get_args(Effort):
+            raise ValueError(f"best_of is {best_of} and effort {effort!r}: give 1 or more, and full or auto")
+        if None in prompts:
+            raise ValueError("the best of several pictures is that which fits its prompt best: give a prompt")
+        started, num_drawn = time.perf_counter(), 0
+        best: list[tuple[float, Generation, int]] = []
+        undecided = list(range(len(requests)))
+        rounds = (best_of,) if effort == "full" else (min(2, best_of), max(0, best_of - 2))
+        for first, count in zip((0, rounds[0]), rounds, strict=False):
+            numbers = [number for number in undecided for _ in range(count)]
+            if not numbers:
+                break
+            samples = [requests[n].sample * best_of + first + i % count for i, n in enumerate(numbers)]
+            tried = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
+            drawn = self.draw(tried, [prompts[n] for n in numbers], *drawing)
+            scores = self._scores([str(prompt) for prompt in drawn.prompts], drawn.codes, "prompt")
+            num_drawn += len(tried)
+            for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
+                if number == len(best):
+                    best.append((score, drawn, place))
+                elif score > best[number][0]:
+                    best[number] = score, drawn, place
+            if effort == "auto":
+                said = self._descriptions(drawn.codes)
+                groups = (said[i * count : (i + 1) * count] for i in range(len(undecided)))
+                undecided = [n for n, group in zip(undecided, groups, strict=True) if len(set(group)) > 1]
+        chosen = [(drawn, place) for _, drawn, place in best]
+        return Generation(
+            images=[drawn.images[place] for drawn, place in chosen],
+            codes=[drawn.codes[place] for drawn, place in chosen],
+            ids=[drawn.ids[place] for drawn, place in chosen],
+            prompts=[drawn.prompts[place] for drawn, place in chosen],
+            seed=requests[0].seed,
+            samples=[drawn.samples[place] for drawn, place in chosen],
+            sampling=requests[0].sampling,
+            num_drawn=num_drawn,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _descriptions(self, codes: Sequence[Int[np.ndarray, "_ _"]]) -> list[str]:
+        encode, sampling = self.text_tokenizer.encode, SamplingConfig(temperature=0.0)
+        written = self.write([TextRequest(describing(grid, encode), sampling, 0, 0) for grid in codes])
+        return [one.text for one in written]
 
     def _draw(self, batch: list[ImageRequest], decoding: Decoding, window: int | None) -> Iterator[Drawn]:
         if decoding not in get_args(Decoding):

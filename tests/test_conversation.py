@@ -212,3 +212,35 @@ def test_the_model_itself_decides_whether_text_or_a_picture_comes_next(tiny: Cal
             assert reply.text is not None
         else:
             assert reply.text is None and reply.image.size == (8, 8)
+
+
+def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: Callable):
+    plantain = tiny(max_length=128, seed=3)
+    prompts = ["a red circle", "two green rings"]
+    every = plantain.generate(prompts, num_images=8, seed=2)
+    best = plantain.generate(prompts, num_images=2, seed=2, best_of=4)
+    assert best.num_drawn == 16 and best.prompts == [text for text in prompts for _ in range(2)]
+    for number, (codes, sample) in enumerate(zip(best.codes, best.samples, strict=True)):
+        group = every.codes[4 * number : 4 * number + 4]
+        scores = plantain._scores([best.prompts[number]] * 4, group, "prompt")
+        place = int(np.argmax(scores))
+        assert np.array_equal(codes, group[place]) and sample == 4 * (number % 2) + place
+        assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
+
+
+def test_auto_effort_draws_more_only_where_its_own_descriptions_differ(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
+    plantain = tiny(max_length=128, seed=3)
+    said = iter([["same", "same", "one", "other"], ["these"] * 3])
+    monkeypatch.setattr(plantain, "_descriptions", lambda codes: next(said))
+    drawn = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5, effort="auto")
+    assert drawn.num_drawn == 2 + 5
+    full = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5)
+    assert np.array_equal(drawn.codes[1], full.codes[1]) and drawn.samples[0] in (0, 1)
+
+
+@pytest.mark.parametrize("settings", [{"best_of": 0}, {"best_of": 2, "effort": "some"}])
+def test_an_effort_that_is_none_is_refused(settings: dict, tiny: Callable):
+    with pytest.raises(ValueError, match="give 1 or more, and full or auto"):
+        tiny().generate("a", **settings)
+    with pytest.raises(ValueError, match="give a prompt"):
+        tiny().generate(None, best_of=2)
