@@ -1,12 +1,20 @@
-"""Draw pictures of prompts with a trained checkpoint.
+"""Draw pictures of prompts with a trained checkpoint; edit, describe and ask about pictures; or talk with it.
 
 python sample.py "a small red circle and a large blue square on a white background"
 python sample.py "two green squares" "a cyan cross above a red circle" -n 4 --seed 7 --out outputs/mine.png
+python sample.py "make the circle green" --image in.png
+python sample.py "a red circle and a blue square" --image in.png --mask mask.png
+python sample.py --image in.png
+python sample.py --image in.png --ask "how many circles are there?"
+python sample.py --chat
 """
 
 import argparse
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "shapes32"
 # What this model does well: objects and their attributes. metrics/adherence.py asks for what it does badly too.
@@ -24,20 +32,59 @@ DEMO = (
 
 
 def main() -> None:
-    """Parses the command line, draws, writes one PNG and prints its path."""
+    """Parses the command line, and draws into one PNG, or answers in text."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    prompts: list[str] = arguments.prompts or (list(DEMO) if arguments.demo else [])
+    if arguments.demo:
+        arguments.out, arguments.overwrite = arguments.out or Path("outputs/demo.png"), True
+    if arguments.mask and not (arguments.image and prompts):
+        parser.error("--mask says where to draw anew: give the picture with --image, and what to draw as the prompt")
+    if arguments.ask and not arguments.image:
+        parser.error("--ask is about a picture: give it with --image")
+    if not (prompts or arguments.image or arguments.chat):
+        parser.error('say what to draw, such as: python sample.py "two red circles"; or --demo')
+    try:
+        if prompts:
+            _draw(arguments, prompts)
+            return
+        plantain = _load(arguments)
+        if arguments.chat:
+            _chat(plantain, arguments, sys.stdin)
+        elif arguments.ask:
+            print(plantain.ask(arguments.image[0], arguments.ask, arguments.seed)[0])
+        else:
+            print("\n".join(plantain.describe(arguments.image, arguments.seed)))
+    except (ValueError, OSError, MemoryError) as error:
+        parser.exit(2, f"sample.py: {error}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; with --image, what to change")
     parser.add_argument("--demo", action="store_true", help="draw the demonstration's prompts into outputs/demo.png")
+    parser.add_argument("--image", nargs="+", type=Path, help="pictures to edit, to describe or to ask about")
+    parser.add_argument("--mask", type=Path, help="white where --image is to be drawn anew, as the prompt says")
+    parser.add_argument("--ask", metavar="QUESTION", help="a question about --image")
+    parser.add_argument("--chat", action="store_true", help="a conversation, line by line; pictures go to outputs/")
     parser.add_argument("--checkpoint", default=str(CHECKPOINT), help="folder or hub id (default: the one shipped)")
     parser.add_argument("-n", "--num-images", type=int, default=1, help="pictures of each prompt (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="chooses among all pictures of a prompt (default: 0)")
+    parser.add_argument("--negative", metavar="PROMPT", help="what the pictures are not to show")
     parser.add_argument("--guidance", type=float, help="how much the prompt is insisted on (default: as trained)")
     parser.add_argument("--guidance-until", type=float, help="share of the codes that are guided (default: as trained)")
+    parser.add_argument(
+        "--image-guidance", type=float, help="how much an edit insists on --image (default: not at all)"
+    )
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest codes (default: as trained)")
     parser.add_argument("--top-k", type=int, help="draw among the k likeliest codes; 0: all (default: as trained)")
     parser.add_argument("--top-p", type=float, help="draw among the likeliest codes that hold this probability")
     parser.add_argument("--min-p", type=float, help="draw among codes at least this share as likely as the likeliest")
     parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, one that was trained (default: the first)")
+    parser.add_argument(
+        "--best-of", type=int, help="draw so many of each and keep what the model finds best (default: 1)"
+    )
+    parser.add_argument("--effort", choices=("full", "auto"), help="auto: fewer than --best-of where it feels sure")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default: 64)")
     parser.add_argument(
         "--decoding",
@@ -50,42 +97,105 @@ def main() -> None:
     parser.add_argument("--scale", type=int, help="enlargement of each pixel in the PNG (default: to about 256)")
     parser.add_argument("--out", type=Path, help="the PNG to write (default: a new file in outputs/)")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
-    arguments = parser.parse_args()
-    prompts = arguments.prompts or (list(DEMO) if arguments.demo else [])
-    if not prompts:
-        parser.error('say what to draw, such as: python sample.py "two red circles"; or --demo')
-    if arguments.demo:
-        arguments.out, arguments.overwrite = arguments.out or Path("outputs/demo.png"), True
-    try:
-        out = _free_path(arguments.out, prompts[0], arguments.seed, arguments.overwrite)
-        size = _parse_size(arguments.size)
+    return parser
 
-        # Heavy imports come after all that can be refused without them.
-        from tqdm import tqdm
 
-        from data.pictures import save_sheet
-        from model import Plantain
+def _load(arguments: argparse.Namespace) -> Any:
+    from model import Plantain
 
-        plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
-        if arguments.compile:
-            plantain.compile()
-        with tqdm(unit="code", desc="drawing") as bar:
+    plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+    return plantain.compile() if arguments.compile else plantain
 
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
 
-            names = ("num_images", "seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
-            settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
-            result = plantain.generate(prompts, size=size, progress=progress, **settings)
-        labels = [str(prompt) for prompt in result.prompts] if len(result.images) > 1 else []
-        facts = {"prompt": "\n".join(prompts), "seed": str(arguments.seed), "num_images": str(arguments.num_images)}
-        facts |= {name: str(value) for name, value in vars(result.sampling).items()}
-        scale = max(1, 256 // result.images[0].width) if arguments.scale is None else arguments.scale
-        save_sheet(out, result.images, labels, scale, facts | {"checkpoint": str(arguments.checkpoint)})
-    except (ValueError, OSError, MemoryError) as error:
-        parser.exit(2, f"sample.py: {error}\n")
+def _draw(arguments: argparse.Namespace, prompts: list[str]) -> None:
+    """Draws, edits or fills holes, writes one PNG and prints its path."""
+    out = _free_path(arguments.out, prompts[0], arguments.seed, arguments.overwrite)
+    way = _way(arguments, prompts, _parse_size(arguments.size))
+
+    # Heavy imports come after all that can be refused without them.
+    from tqdm import tqdm
+
+    plantain = _load(arguments)
+    names = ("num_images", "seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
+    settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
+    with tqdm(unit="code", desc="drawing") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = way(plantain, progress=progress, **settings)
+    _save(out, result, arguments, prompts)
     print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
+
+
+def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int] | None) -> Callable[..., Any]:
+    """Which of Plantain's ways to draw is asked for, with what is its own."""
+    own: dict[str, tuple[str, ...]] = {
+        "generate": ("negative", "best_of", "effort"),
+        "edit": ("image_guidance",),
+        "inpaint": (),
+    }
+    way = "inpaint" if arguments.mask else "edit" if arguments.image else "generate"
+    given = {name: getattr(arguments, name) for names in own.values() for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    if foreign := [f"--{name.replace('_', '-')}" for name in given if name not in own[way]]:
+        raise ValueError(f"{', '.join(foreign)} is nothing that `{way}` knows: leave it out")
+    if way != "generate" and len(prompts) > 1:
+        raise ValueError(f"{len(prompts)} prompts for --image: give one")
+    if way == "inpaint" and (size is not None or len(arguments.image) > 1):
+        raise ValueError("--mask is for one --image, whose size the result has: leave --size out")
+
+    def call(plantain: Any, **settings: Any) -> Any:
+        if way == "generate":
+            return plantain.generate(prompts, size=size, **given, **settings)
+        if way == "edit":
+            return plantain.edit(arguments.image, prompts[0], size=size, **given, **settings)
+        return plantain.inpaint(arguments.image[0], arguments.mask, prompts[0], **settings)
+
+    return call
+
+
+def _save(out: Path, result: Any, arguments: argparse.Namespace, prompts: list[str]) -> None:
+    from data.pictures import save_sheet
+
+    labels = [str(prompt) for prompt in result.prompts] if len(result.images) > 1 else []
+    facts = {"prompt": "\n".join(prompts), "seed": str(arguments.seed), "num_images": str(arguments.num_images)}
+    facts |= {name: str(value) for name, value in vars(result.sampling).items()}
+    facts |= {name: str(given) for name in ("mask", "negative") if (given := getattr(arguments, name))}
+    if arguments.image:
+        facts["image"] = "\n".join(map(str, arguments.image))
+    scale = max(1, 256 // result.images[0].width) if arguments.scale is None else arguments.scale
+    save_sheet(out, result.images, labels, scale, facts | {"checkpoint": str(arguments.checkpoint)})
+
+
+def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
+    """A conversation, a line at a time, until the lines end; `--image` is shown before the first."""
+    chat = plantain.chat(_parse_size(arguments.size), arguments.seed)
+    shown, prompt = arguments.image or [], "> " if lines.isatty() else ""
+    print(prompt, end="", flush=True)
+    for said in lines:
+        try:
+            reply = chat.say(said, shown) if said.strip() else None
+        except ValueError as error:  # the conversation stays as it was
+            print(f"({error})")
+            reply = None
+        if reply is not None:
+            shown = []
+            if reply.text:
+                print(reply.text)
+            if reply.image is not None:
+                print(_keep(reply.image, said, arguments))
+        print(prompt, end="", flush=True)
+
+
+def _keep(image: Any, said: str, arguments: argparse.Namespace) -> Path:
+    """Writes one picture of a conversation."""
+    from data.pictures import save_sheet
+
+    out = _free_path(None, said, arguments.seed, overwrite=False)
+    save_sheet(out, [image], [], arguments.scale or max(1, 256 // image.width), {"prompt": said.strip()})
+    return out
 
 
 def _free_path(out: Path | None, prompt: str, seed: int, overwrite: bool) -> Path:

@@ -1,5 +1,6 @@
 """The two commands answer at once, say what was wrong, keep what led to a picture and overwrite nothing."""
 
+import io
 import re
 import subprocess
 import sys
@@ -126,6 +127,58 @@ def test_an_error_is_one_line_and_no_traceback(arguments: list[str], message: st
     (line,) = (line for line in error.splitlines() if line.startswith("sample.py: "))
     assert status == 2 and message in line and "Traceback" not in error and not printed
     assert not list(checkpoint.parent.glob("*.png")) and not list(checkpoint.parent.glob("outputs/*"))
+
+
+@pytest.fixture
+def talker(tiny: Callable, checkpoint: Path) -> Path:
+    """A checkpoint with room for several pictures, beside one."""
+    tiny(max_length=200, loudness=0.3).save_pretrained(checkpoint.parent / "talker")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save("in.png")
+    return checkpoint.parent / "talker"
+
+
+def test_a_picture_is_edited_described_asked_about_and_filled(talker: Path, tiny: Callable, call: Callable):
+    plantain = tiny(max_length=200, loudness=0.3)
+    status, printed, _ = call(
+        sample, "make it red", "--image", "in.png", "--checkpoint", talker, "--out", "a.png", "--scale", 1
+    )
+    assert status == 0 and printed.startswith("a.png  (1 pictures")
+    expected = plantain.edit("in.png", "make it red").images[0]
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(expected))
+    assert Image.open("a.png").text["image"] == "in.png"  # pyright: ignore[reportAttributeAccessIssue]
+    assert call(sample, "--image", "in.png", "--checkpoint", talker)[1] == plantain.describe("in.png")[0] + "\n"
+    asked = call(sample, "--image", "in.png", "--ask", "how many?", "--checkpoint", talker)
+    assert asked[1] == plantain.ask("in.png", "how many?")[0] + "\n"
+    Image.new("L", (12, 8), 255).save("mask.png")
+    arguments = ("a ring", "--image", "in.png", "--mask", "mask.png", "--checkpoint", talker, "--out", "b.png")
+    assert call(sample, *arguments, "--scale", 1)[0] == 0 and Image.open("b.png").size == (12, 8)
+
+
+def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
+    talker: Path, call: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 8)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n" + "why " * 120 + "\nonce more\n"))
+    status, printed, _ = call(sample, "--chat", "--image", "in.png", "--checkpoint", talker)
+    assert status == 0 and len(re.findall(r"^\((?:a conversation|\d+ ids|a prompt)", printed, re.MULTILINE)) == 1
+    assert len(printed.splitlines()) >= 3
+    assert all(Path(path).exists() for path in re.findall(r"outputs/\S+\.png", printed))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mask", "mask.png", "a"], "--mask says where to draw anew"),
+        (["--ask", "how many?"], "--ask is about a picture"),
+        (["a", "b", "--image", "in.png"], "2 prompts for --image: give one"),
+        (["a", "--image", "in.png", "--best-of", "2"], "--best-of is nothing that `edit` knows"),
+        (["a", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),
+        (["a", "--image", "none.png"], "none.png"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments: list[str], message: str, talker: Path, call: Callable):
+    status, printed, error = call(sample, *arguments, "--checkpoint", talker)
+    assert status == 2 and message in error and not printed and not Path("outputs").exists()
 
 
 def test_the_demos_pictures_show_what_their_prompts_say():
