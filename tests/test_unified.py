@@ -1,0 +1,91 @@
+"""A model learns several abilities from one set of examples, and can go on from what another has learnt."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Plantain
+from model.objective import ModelTraining, NextIdObjective
+from model.transformer import ModelConfig
+from runtime.config import from_dict
+from runtime.loop import train
+from tokenizer.vocabulary import TEXT_START
+
+NETWORK = dict(dim=32, depth=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=48, max_length=320, rope_theta=100)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an image tokenizer lies, random but whole."""
+    from tokenizer.autoencoder import AutoencoderConfig
+    from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
+    from tokenizer.quantizer import FSQConfig
+
+    path = tmp_path_factory.mktemp("unified")
+    torch.manual_seed(0)
+    autoencoder = AutoencoderConfig(patch=4, widths=(32, 32), num_blocks=1)
+    ImageTokenizer(ImageTokenizerConfig(autoencoder, FSQConfig(levels=(3, 3)))).save_pretrained(path / "tokenizer")
+    return path
+
+
+def config(folder: Path, name: str, **changes) -> ModelTraining:
+    data = dict(
+        kind="shapes", world="shapes32", image_size=32, num_examples=12, num_questions=2, edits=True, sizes=[[32, 48]]
+    )
+    mixture = {name: 1 for name in ("text_to_image", "describe", "ask", "edit", "inpaint", "dialogue", "text")}
+    loop = dict(out=str(folder / name), num_steps=2, batch_size=4, num_workers=0)
+    base = dict(tokenizer=str(folder / "tokenizer"), network=NETWORK, data=data, validation=data, mixture=mixture)
+    return from_dict(ModelTraining, base | dict(loop=loop, num_samples=2, num_text=300) | changes)
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> Path:
+    """A checkpoint of a run on captions alone."""
+    plain = dict(kind="shapes", world="shapes32", image_size=32, num_examples=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where codes are kept
+        return train(config(folder, "first", data=plain, validation=plain, mixture={"text_to_image": 1}))
+
+
+@pytest.fixture(autouse=True)
+def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)  # where codes are kept
+
+
+def test_every_ability_is_trained_in_one_run_and_comes_out_of_its_checkpoint(folder: Path, first: Path):
+    plantain = Plantain.from_pretrained(train(config(folder, "all", start=str(first))), "cpu")
+    assert plantain.grids == [(4, 6)]
+    drawn = plantain.generate("a red circle").images[0]
+    assert drawn.size == (48, 32) and plantain.edit(drawn, "make it blue").images[0].size == (48, 32)
+    assert isinstance(plantain.describe(drawn)[0], str)
+
+
+def test_what_another_model_knows_is_taken_over_piece_of_text_by_piece(folder: Path, first: Path):
+    old = Plantain.from_pretrained(first, "cpu")
+    objective = NextIdObjective(config(folder, "taken", start=str(first)), torch.device("cpu"))
+    new = objective.model.transformer
+    known, pieces = old.text_tokenizer.vocabulary(), objective.text_tokenizer.vocabulary()
+    assert known.keys() != pieces.keys()
+    for piece, token in pieces.items():
+        if piece in known:
+            assert torch.equal(new.embedding.weight[token], old.transformer.embedding.weight[known[piece]])
+            assert torch.equal(new.head.weight[token], old.transformer.head.weight[known[piece]])
+    assert torch.equal(new.head.weight[:TEXT_START], old.transformer.head.weight[:TEXT_START])
+    images = (vocabulary.image_block for vocabulary in (objective.vocabulary, old.vocabulary))
+    for mine, its in [(new.head.weight, old.transformer.head.weight)]:
+        assert torch.equal(mine[next(images)], its[next(images)])
+    assert torch.equal(new.blocks[0].mlp.up.weight, old.transformer.blocks[0].mlp.up.weight)
+
+
+def test_a_start_that_does_not_fit_is_refused(folder: Path, first: Path):
+    with pytest.raises(ValueError, match="has the network .*dim=32.* but the config .*dim=64"):
+        NextIdObjective(config(folder, "wide", start=str(first), network=NETWORK | {"dim": 64}), torch.device("cpu"))
+    assert ModelConfig(**NETWORK).max_length == 320
+
+
+def test_abilities_that_the_data_can_not_teach_are_refused(folder: Path):
+    plain = dict(kind="shapes", world="shapes32", image_size=32, num_examples=12)
+    wrong = config(folder, "wrong", data=plain, validation=plain)
+    with pytest.raises(ValueError, match="needs questions, but the data has none"):
+        train(wrong)
