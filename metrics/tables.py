@@ -85,30 +85,68 @@ def runs(*configs: str) -> str:
 
 
 def decode(*models: str) -> str:
-    """How much sooner than `transformers`, in the better of its precisions, each way to decode is done."""
+    """How much sooner than `transformers`, in the better of its precisions, each way to decode is done; and how close
+    compiled sequential decoding comes to the floor, the time that reading weights and cache takes."""
     names = ("naive", "sequential", "jacobi", "compiled sequential", "compiled jacobi", "int8")
     rows, notes = [], []
     for model in models:
         result = _read(f"decode-{model}")
         for batch_size, figures in result["figures"]["batches"].items():
             seconds, passes = figures["seconds"], figures["passes_per_code"].get("jacobi")
-            theirs = min((values for name, values in seconds.items() if name.startswith("transformers")), key=median)
+            theirs = transformers_seconds(seconds)
             times = [_times(theirs, seconds[name]) if name in seconds else "" for name in names]
-            rows.append([model, batch_size, *times, "" if passes is None else f"{passes:.2f}"])
+            drawing, painting = median(seconds["compiled sequential"]), median(seconds["tokenizer"])
+            rows_of_codes, columns = result["config"]["grid"]
+            floor = rows_of_codes * columns * figures["bytes_a_pass"] / result["figures"]["bytes_a_second"]
+            shares = [_percent(floor / drawing), _percent(painting / (drawing + painting))]
+            rows.append([model, batch_size, *times, "" if passes is None else f"{passes:.2f}", *shares])
         notes.append(f"`{result['command']}`, commit {result['commit']}, {_machine(result)}")
-    header = ["model", "pictures at once", *names, "Jacobi's passes a code"]
+    header = ["model", "pictures at once", *names, "Jacobi's passes a code", "of the floor", "image tokenizer's share"]
     return _markdown(header, rows) + f"\n{'; '.join(notes)}.\n"
 
 
-TABLES = {"adherence": adherence, "runs": runs, "decode": decode}
+def length(*models: str) -> str:
+    """How the time of a code, and the bytes that a pass reads, grow with the number of codes."""
+    rows, notes = [], []
+    for model in models:
+        result = _read(f"length-{model}")
+        shortest = next(iter(result["figures"].values()))
+        for grid, figures in result["figures"].items():
+            more = figures["bytes_a_pass"] / shortest["bytes_a_pass"]
+            longer = _times(figures["seconds_a_code"], shortest["seconds_a_code"], digits=2)
+            rows.append([model, grid, f"{figures['codes']:,}", longer, f"{more:.2f}x"])
+        notes.append(f"`{result['command']}`, commit {result['commit']}, {_machine(result)}")
+    return _markdown(["model", "grid", "codes", "time of a code", "bytes of a pass"], rows) + f"\n{'; '.join(notes)}.\n"
+
+
+def abilities(checkpoint: str) -> str:
+    """What a checkpoint of one stream can do, by split."""
+    result = _read(f"abilities-{checkpoint}")
+    names = list(next(iter(result["figures"].values())))
+    rows = []
+    for split, figures in result["figures"].items():
+        label = f"`{split}`: {_MEANING.get(split, split)}"
+        rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in names)])
+    note = f"{result['config']['num_cases']:,} cases of each, seed {result['seed']}; `{result['command']}`"
+    chance = result["figures"].get("test", {}).get("ask", {}).get("chance")
+    guess = "" if chance is None else f" Answers that have not seen the picture would be right in {_percent(chance)}."
+    return _markdown(["cases", *names], rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.{guess}\n"
+
+
+TABLES = {"adherence": adherence, "runs": runs, "decode": decode, "length": length, "abilities": abilities}
 
 
 def _read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def _times(slow: list[float], fast: list[float]) -> str:
-    return f"{median(left / right for left, right in zip(slow, fast, strict=True)):.1f}x"
+def transformers_seconds(seconds: dict[str, list[float]]) -> list[float]:
+    """Those of `transformers` in the better of its precisions."""
+    return min((values for name, values in seconds.items() if name.startswith("transformers")), key=median)
+
+
+def _times(slow: list[float], fast: list[float], digits: int = 1) -> str:
+    return f"{median(left / right for left, right in zip(slow, fast, strict=True)):.{digits}f}x"
 
 
 def _percent(share: float | None) -> str:

@@ -60,3 +60,35 @@ class Cache:
         part = copy(self)
         part.layers = [layer.first(batch_size) for layer in self.layers]
         return part
+
+
+class Memory:
+    """What has been read of one growing sequence, kept from one turn of a conversation to the next.
+
+    Args:
+        cache: For one sequence, as long as the model allows.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        # whose keys and values the cache holds, from slot 0 on
+        self.ids: Int[Tensor, " n"] = torch.zeros(0, dtype=torch.long)
+
+    def known(self, ids: Int[Tensor, " t"]) -> int:
+        """How many of a sequence's first ids need not be read again; the last of all always is, for what follows it."""
+        count = min(len(self.ids), len(ids) - 1)
+        different = (self.ids[:count] != ids[:count].cpu()).nonzero()
+        return int(different[0]) if len(different) else count
+
+    def recall(self, cache: Cache, length: int) -> None:
+        """Puts the first slots into another cache's first sequence."""
+        for mine, other in zip(self.cache.layers, cache.layers, strict=True):
+            other.keys[0, :, :length] = mine.keys[0, :, :length]
+            other.values[0, :, :length] = mine.values[0, :, :length]
+
+    def keep(self, cache: Cache, ids: Int[Tensor, " t"]) -> None:
+        """Keeps what a cache holds of its first sequence, which begins with these ids."""
+        for mine, other in zip(self.cache.layers, cache.layers, strict=True):
+            mine.keys[0, :, : len(ids)] = other.keys[0, :, : len(ids)]
+            mine.values[0, :, : len(ids)] = other.values[0, :, : len(ids)]
+        self.ids = ids.cpu().clone()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from model.cache import Memory
 from model.generate import ImageRequest, guides_of
 from model.sampling import SamplingConfig
 from model.write import TextRequest
@@ -43,6 +44,8 @@ class Chat:
         self.grid = plantain.grids[0] if size is None else plantain.grid_of(size)
         # everything said and shown so far
         self.segments: list[Segment] = []
+        transformer = plantain.transformer
+        self._memory = Memory(transformer.new_cache(1, transformer.config.max_length))
 
     def say(self, text: str, images: "Sequence[Picture]" = ()) -> Reply:
         """Says something, shows pictures before it, and lets the model answer; it decides whether in text or a picture.
@@ -59,7 +62,8 @@ class Chat:
         plantain, turn = self.plantain, len(self.segments)
         seen = [shown(plantain.look(picture)) for picture in images]
         said: list[Segment] = [*self.segments, *seen, line(text, plantain.text_tokenizer.encode)]
-        (written,) = plantain.write([TextRequest(said, self.sampling, self.seed, turn)])
+        request = TextRequest(said, self.sampling, self.seed, turn)
+        (written,) = plantain.write([request], memory=self._memory)
         if written.ids:
             said.append(TextSegment(written.ids))
         if not written.opens_image:
@@ -68,7 +72,7 @@ class Chat:
         before = [segment for segment in said if isinstance(segment, ImageSegment)]
         rows, columns = before[-1].codes.shape if before else self.grid
         guides = guides_of(plantain.recipe.guidance, without=before)
-        request = ImageRequest(said, (rows, columns), plantain.recipe, self.seed, turn, guides)
-        drawn = plantain.draw([request], [text])
+        wanted = ImageRequest(said, (rows, columns), plantain.recipe, self.seed, turn, guides)
+        drawn = plantain.draw([wanted], [text], memory=self._memory)
         self.segments = [*said, ImageSegment(drawn.codes[0])]
         return Reply(written.text or None, drawn.images[0])

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from model import draft
-from model.cache import Cache
+from model.cache import Cache, Memory
 from model.sampling import SamplingConfig, Settings, draw, stack
 from model.transformer import ModelConfig, Transformer
 from runtime.device import free_memory
@@ -120,8 +120,8 @@ class Streams(NamedTuple):
     columns: Int[Tensor, " s"]
     # the request that a stream belongs to
     owner: Int[Tensor, " s"]
-    # ids that are given rather than drawn, -1 elsewhere
-    known: Int[Tensor, "s t"]
+    # ids that are given rather than drawn, -1 elsewhere; None where all are drawn
+    known: Int[Tensor, "s t"] | None
 
 
 def open_image(
@@ -180,18 +180,21 @@ def open_streams(
         num_codes=grids.prod(1).to(device),
         columns=grids[:, 1].to(device),
         owner=torch.tensor(owner, device=device),
-        known=known.to(device),
+        known=known.to(device) if (known >= 0).any() else None,
     )
 
 
-def prefill(transformer: Transformer, streams: Streams, cache: Cache) -> None:
-    """Reads all prefixes in one pass, but for the longest's last id, with which drawing begins.
+def prefill(transformer: Transformer, streams: Streams, cache: Cache, known: int = 0) -> None:
+    """Reads all prefixes in one pass, but for the last id of each, with which drawing begins, and for the `known` first
+    ids of the first.
 
     After a shorter prefix it reads guesses too; they are read again before anything attends to them.
     """
-    longest = int(streams.last.max())
-    slots = torch.arange(longest, device=streams.ids.device).expand(len(streams.ids), -1)
-    transformer(streams.ids[:, :longest], streams.positions[:, :longest], cache, slots, longest)
+    start = torch.zeros_like(streams.last)
+    start[0] = known
+    longest = int((streams.last - start).max())
+    slots = (start[:, None] + torch.arange(longest, device=start.device)).clamp(max=streams.ids.shape[1] - 1)
+    read(transformer, streams, slots, cache, int(streams.last.max()))
 
 
 def read(
@@ -257,12 +260,14 @@ def choose(
     states, others = hidden[:batch].float(), hidden[batch:]
     # The head is linear without bias: to combine hidden states is to combine logits, at half the head's work.
     for rows, weights in zip(choice.guided, choice.weights, strict=True):
-        if not len(rows):
+        count = len(rows)
+        if not count:
             continue
-        is_guided = places[rows] < choice.until[rows, None]
-        away = others[: len(rows)].float() - hidden[rows].float()
-        states = states.index_add(0, rows, weights[:, None, None] * away * is_guided[:, :, None])
-        others = others[len(rows) :]
+        every = count == batch  # then rows are simply in order, which is sooner done
+        own, at, until = (part if every else part[rows] for part in (hidden[:batch], places, choice.until))
+        push = (others[:count].float() - own.float()) * (weights[:, None] * (at < until[:, None]))[:, :, None]
+        states = states + push if every else states.index_add(0, rows, push)
+        others = others[count:]
     logits = transformer.logits(states.type_as(hidden), block)
     seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
     settings = choice.settings.repeat(width)
@@ -284,7 +289,7 @@ class Session(NamedTuple):
     def without_guidance(self) -> "Session":
         """The rest of the way for rows whose guidance is over: the same memory, but for the second streams."""
         batch, choice = len(self.counts), self.choice
-        streams = Streams(*(part[:batch] for part in self.streams))
+        streams = Streams(*(None if part is None else part[:batch] for part in self.streams))
         return self._replace(
             streams=streams, choice=choice._replace(guided=(), weights=()), cache=self.cache.first(batch)
         )
@@ -302,10 +307,19 @@ def settle(
     right = (drawn == before.gather(1, own)).cumprod(1).sum(1)
     if width > 1:
         places, drawn = torch.cat([places, places + width], 1), _guess(session, own, drawn, table)
-    given = streams.known.gather(1, places)
-    streams.ids.scatter_(1, places, torch.where(given < 0, drawn[streams.owner], given))
+    streams.ids.scatter_(1, places, _keep_known(streams.known, places, drawn[streams.owner]))
     counts = torch.minimum(session.counts + (right + 1).clamp(max=width), streams.num_codes[:batch])
     session.counts.copy_(counts)
+
+
+def _keep_known(
+    known: Int[Tensor, "s t"] | None, places: Int[Tensor, "b w"], drawn: Int[Tensor, "b w"]
+) -> Int[Tensor, "b w"]:
+    """What was drawn for some places of the first sequences, or what is given there."""
+    if known is None:
+        return drawn
+    given = known[: len(places)].gather(1, places)
+    return torch.where(given < 0, drawn, given)
 
 
 def _guess(
@@ -343,8 +357,7 @@ def step(
     hidden = read(transformer, streams, slots, session.cache, limit)
     places = slots[: len(counts)] + 1
     drawn, finite = choose(transformer, block, session.choice, hidden, places)
-    given = streams.known[: len(counts)].gather(1, places)
-    drawn = torch.where(given < 0, drawn, given)
+    drawn = _keep_known(streams.known, places, drawn)
     session.broken.copy_(torch.minimum(session.broken, places.masked_fill(finite, _NOWHERE).amin(1)))
     settle(session, slots + 1, drawn, table)
 
@@ -357,6 +370,7 @@ def draw_images(
     window: int = 1,
     table: Int[Tensor, " size"] | None = None,
     engine: "Engine | None" = None,
+    memory: Memory | None = None,
 ) -> Iterator[Drawn]:
     """Draws one image for every request.
 
@@ -368,6 +382,7 @@ def draw_images(
             pictures are the same; the passes are fewer, and each costs more.
         table: What Jacobi decoding guesses from, see model.draft.
         engine: Runs compiled passes; by default they run as they are.
+        memory: Of the first request's sequence; what it holds is not read again, and at the end it holds the image too.
 
     Yields:
         The codes after every pass.
@@ -404,7 +419,11 @@ def draw_images(
     most_guided = int(guided.max())
     run = partial(step, transformer, vocabulary.image_block, table)
     with nullcontext((session, run)) if engine is None else engine.take(session, run, window) as (session, run):
-        prefill(transformer, session.streams, session.cache)
+        known = 0
+        if memory is not None:
+            known = memory.known(session.streams.ids[0, : int(lengths[0])])
+            memory.recall(session.cache, known)
+        prefill(transformer, session.streams, session.cache, known)
         left, passes = most, 0
         while left:
             width, limit = window, session.cache.max_length
@@ -423,6 +442,8 @@ def draw_images(
             yield Drawn(codes, session.counts[:batch].clone())
             if left_guided <= 0 and session.choice.guided:
                 session = session.without_guidance()
+        if memory is not None:
+            memory.keep(session.cache, session.streams.ids[0, : int(lengths[0] + sizes[0]) - 1])
 
 
 _NOWHERE = 2**62

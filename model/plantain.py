@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from data.pictures import by_shape, to_images, to_pixels
+from model.cache import Memory
 from model.engine import Engine
 from model.generate import Drawn, ImageRequest, draw_images, guides_of, jacobi_window
 from model.sampling import SamplingConfig
@@ -486,6 +487,7 @@ class Plantain:
         decoding: Decoding = "jacobi",
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        memory: Memory | None = None,
     ) -> Generation:
         """Draws the pictures of requests: what `generate`, `edit` and `inpaint` make of their arguments.
 
@@ -493,13 +495,14 @@ class Plantain:
             requests: At least one; the result names the seed and settings of the first.
             prompts: What each was asked for, to be kept with the result.
             batch_size, decoding, window, progress: As for `generate`.
+            memory: For one request alone: what has been read of its sequence before.
         """
         started = time.perf_counter()
         codes: list[np.ndarray] = []
         total = sum(rows * columns for rows, columns in (request.grid for request in requests))
         for batch in _batches(requests, batch_size):
             before, drawing = sum(grid.size for grid in codes), None
-            for drawing in self._draw(batch, decoding, window):
+            for drawing in self._draw(batch, decoding, window, memory):
                 if progress is not None:
                     progress(before + int(drawing.counts.sum()), total)
             assert drawing is not None
@@ -528,13 +531,15 @@ class Plantain:
                 pixels.update(zip(some, self._paint(grids), strict=True))
         return [pixels[place] for place in range(len(codes))]
 
-    def write(self, requests: Sequence[TextRequest], batch_size: int = 64) -> list[Written]:
-        """Writes the texts of requests: what `ask` and `describe` make of their arguments."""
+    def write(
+        self, requests: Sequence[TextRequest], batch_size: int = 64, memory: Memory | None = None
+    ) -> list[Written]:
+        """Writes the texts of requests: what `ask` and `describe` make; `memory` is for one alone."""
         (stop,) = self.text_tokenizer.encode(LINE_BREAK)
         written: list[Written] = []
         for start in range(0, len(requests), batch_size):
             some = requests[start : start + batch_size]
-            for ids in write_texts(self.transformer, self.vocabulary, some, stop, MOST_WRITTEN):
+            for ids in write_texts(self.transformer, self.vocabulary, some, stop, MOST_WRITTEN, memory):
                 text = [token for token in ids if token >= TEXT_START]
                 said = self.text_tokenizer.decode(text).removesuffix(LINE_BREAK)
                 written.append(Written(said, text, bool(ids) and ids[-1] == IMAGE))
@@ -698,14 +703,16 @@ class Plantain:
         written = self.write([TextRequest(describing(grid, encode), sampling, 0, 0) for grid in codes])
         return [one.text for one in written]
 
-    def _draw(self, batch: list[ImageRequest], decoding: Decoding, window: int | None) -> Iterator[Drawn]:
+    def _draw(
+        self, batch: list[ImageRequest], decoding: Decoding, window: int | None, memory: Memory | None = None
+    ) -> Iterator[Drawn]:
         if decoding not in get_args(Decoding):
             raise ValueError(f"decoding is {decoding!r}, but must be one of {', '.join(get_args(Decoding))}")
         if decoding == "sequential":
             window = 1
         elif window is None:
             window = jacobi_window(self.device, batch)
-        return draw_images(self.transformer, self.vocabulary, batch, window, self.draft, self._engine)
+        return draw_images(self.transformer, self.vocabulary, batch, window, self.draft, self._engine, memory)
 
     def _paint(self, codes: Int[Tensor, "b h w"]) -> UInt8[np.ndarray, "b H W 3"]:
         """Pictures of codes; on CUDA in bf16, whose error a byte's own hides."""

@@ -118,7 +118,8 @@ _FITS_CACHES = 2**25
 
 def _multiply_by_sums(x: Float[Tensor, "*n i"], weight: Real[Tensor, "o i"]) -> Float[Tensor, "*n o"]:
     rows = x.flatten(0, -2)
-    halves = weight.chunk(2 if len(rows) <= 2 else 1)  # one sum alone would wait for each of its additions
+    # Where weights come from memory, two sums at once: one alone would wait for each of its additions.
+    halves = weight.chunk(2 if len(rows) <= 2 and weight.numel() > _FITS_CACHES // 64 else 1)
     sums = [torch.cat([(half.float() * row).sum(-1) for half in halves]) for row in rows]
     return torch.stack(sums).reshape(*x.shape[:-1], -1)
 

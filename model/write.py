@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from model.cache import Memory
 from model.sampling import SamplingConfig, draw, stack
 from model.transformer import Transformer
 from tokenizer.sequence import Segment, pack
@@ -28,7 +29,12 @@ class TextRequest:
 
 @torch.inference_mode()
 def write_texts(
-    transformer: Transformer, vocabulary: Vocabulary, requests: Sequence[TextRequest], stop: int, most: int
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    requests: Sequence[TextRequest],
+    stop: int,
+    most: int,
+    memory: Memory | None = None,
 ) -> list[list[int]]:
     """Continues each request's sequence with text.
 
@@ -38,6 +44,7 @@ def write_texts(
         requests: The rows of the batch.
         stop: Id of text that ends a turn, such as that of a line break.
         most: Ids at most; the model's length may leave room for fewer.
+        memory: Of the only request's sequence; what it holds is not read again, and at the end it holds the text too.
 
     Returns:
         The ids written. The last is `stop`, <end> or <image>, unless there was no more room.
@@ -62,10 +69,11 @@ def write_texts(
     places = torch.zeros(len(packed), longest, 2, dtype=torch.long)
     for row, one in enumerate(packed):
         places[row, : len(one.ids)] = torch.from_numpy(one.positions)
-    cache = transformer.new_cache(len(packed), total)
-    slots = torch.arange(longest, device=device).expand(len(packed), -1)
-    hidden = transformer(ids[:, :longest], places.to(device), cache, slots, longest)
-    hidden = hidden.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1]))
+    cache = transformer.new_cache(len(packed), total) if memory is None else memory.cache
+    known = 0 if memory is None else memory.known(ids[0, :longest])
+    slots = torch.arange(known, longest, device=device).expand(len(packed), -1)
+    hidden = transformer(ids[:, known:longest], places[:, known:].to(device), cache, slots, longest)
+    hidden = hidden.gather(1, (lengths - 1 - known)[:, None, None].expand(-1, 1, hidden.shape[-1]))
 
     settings = stack([request.sampling for request in requests], device)
     seeds, samples = (torch.tensor([getattr(r, name) for r in requests], device=device) for name in ("seed", "sample"))
@@ -86,6 +94,8 @@ def write_texts(
             break
         position = (starts + 1 + step)[:, None, None].expand(-1, 1, 2)
         hidden = transformer(ids.gather(1, slot[:, None]), position, cache, slot[:, None], int(slot.max()) + 1)
+    if memory is not None:
+        memory.ids = ids[0, : longest + max(0, int(counts[0]) - 1)].cpu().clone()  # the last was never read
     return [row[start : start + count].tolist() for row, start, count in zip(ids, lengths, counts, strict=True)]
 
 

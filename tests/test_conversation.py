@@ -244,3 +244,26 @@ def test_an_effort_that_is_none_is_refused(settings: dict, tiny: Callable):
         tiny().generate("a", **settings)
     with pytest.raises(ValueError, match="give a prompt"):
         tiny().generate(None, best_of=2)
+
+
+def test_a_chat_reads_only_what_is_new_and_says_what_it_would_have_said_reading_everything(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 6)
+    plantain = tiny(max_length=256, loudness=0.3, seed=1)
+    lengths = []
+    plantain.transformer.embedding.register_forward_hook(
+        lambda module, given, output: lengths.append(given[0].shape[1])
+    )
+    keeping, forgetting = plantain.chat(seed=5), plantain.chat(seed=5)
+    for turn in range(4):
+        lines = f"line {turn}", [picture(turn)] if turn % 2 else []
+        lengths.clear()
+        kept = keeping.say(*lines)
+        longest_kept = max(lengths)
+        lengths.clear()
+        forgetting._memory.ids = forgetting._memory.ids[:0]
+        forgot = forgetting.say(*lines)
+        assert kept.text == forgot.text and (kept.image is None) == (forgot.image is None)
+        assert turn == 0 or longest_kept < max(lengths) / 2 + 8
+    assert spoken(keeping.segments, plantain) == spoken(forgetting.segments, plantain)

@@ -79,3 +79,38 @@ def test_a_drawing_that_is_given_up_frees_its_session(tiny):
         next(stream)
         stream.close()
     assert compiled._engine is not None and len(compiled._engine._idle) == 1
+
+
+def test_everything_that_a_model_can_do_comes_out_as_on_a_cpu(tiny, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from model import Plantain
+
+    tiny(max_length=160, loudness=0.3).save_pretrained(tmp_path / "model")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8))
+    mask = Image.new("L", (12, 8), 0)
+    mask.paste(255, (4, 0, 12, 8))
+    results = {}
+    for device in ("cpu", "cuda"):
+        plantain = Plantain.from_pretrained(tmp_path / "model", device, "fp32")
+        drawn = [
+            plantain.edit(picture, "make it red", num_images=2, image_guidance=1.5, guidance=3.0),
+            plantain.inpaint(picture, mask, "a ring", num_images=2),
+            plantain.generate("a ring", num_images=3, negative="a square", guidance_until=0.5),
+        ]
+        codes = [grid.tolist() for generation in drawn for grid in generation.codes]
+        results[device] = codes, plantain.ask(picture, "how many?")
+    assert results["cuda"] == results["cpu"]
+
+
+def test_guidance_that_ends_early_is_captured_as_a_graph_of_its_own(tiny):
+    plain, compiled = tiny(), tiny().compile()
+    for plantain in (plain, compiled):
+        plantain.transformer.cuda()
+        plantain.image_tokenizer.cuda()
+    for decoding in ("sequential", "jacobi"):
+        for seed in range(3):
+            settings = dict(num_images=2, seed=seed, decoding=decoding, guidance_until=0.5, size=(8, 12))
+            drawn, expected = (one.generate("a red circle", **settings).codes for one in (compiled, plain))
+            assert all((left == right).all() for left, right in zip(drawn, expected, strict=True))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import model.generate
+from model.cache import Memory
 from model.draft import learn
 from model.generate import (
     Drawn,
@@ -473,3 +474,21 @@ def test_the_default_window_shrinks_to_sequential_decoding_as_the_batch_grows():
 
     assert [window(count, "cpu") for count in (1, 2, 4, 8, 64)] == [16, 16, 12, 6, 1]
     assert window(1, "cpu", guidance=1.0) == 16 and window(1, "cuda") == 16 and window(1000, "cuda") == 1
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_what_a_memory_holds_is_not_read_again_and_changes_no_picture(window: int, tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=6)
+    short, long = text(1, 2, 3), [*text(1, 2, 3), ImageSegment(np.array([[4, 5], [6, 7]])), *text(8, 9)]
+    memory = Memory(transformer.new_cache(1, transformer.config.max_length))
+    read = []
+    transformer.embedding.register_forward_hook(lambda module, given, output: read.append(given[0].shape[1]))
+    for segments in (short, long, long, short):
+        requests = requests_of([Wanted(segments, 2, 0)], (3, 3), guidance=2.0)
+        expected = last(draw_images(transformer, TEN, requests, window)).codes
+        whole = read.copy()
+        read.clear()
+        assert torch.equal(last(draw_images(transformer, TEN, requests, window, memory=memory)).codes, expected)
+        assert read[0] <= whole[0] and memory.known(torch.cat([memory.ids, torch.tensor([0])])) == len(memory.ids)
+        read.clear()
+    assert memory.known(torch.tensor([1, 999])) == 1
