@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--top-p", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--min-p", type=float, help="default: the checkpoint's recipe")
+    parser.add_argument("--best-of", type=int, help="pictures drawn of each prompt to keep one (default: 1)")
+    parser.add_argument("--effort", choices=("full", "auto"), help="auto: fewer than --best-of where it feels sure")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/adherence-<checkpoint's name>.json")
     arguments = parser.parse_args()
@@ -39,7 +41,8 @@ def main() -> None:
 
     started = time.perf_counter()
     plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
-    settings = {name: getattr(arguments, name) for name in ("guidance", "temperature", "top_p", "min_p")}
+    names = ("guidance", "temperature", "top_p", "min_p", "best_of", "effort")
+    settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     world = arguments.world or world_of(plantain.card)
     if world is None:
         parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes: say --world")
@@ -71,6 +74,7 @@ def measure(
         same_scene: share of those whose every object is still recognised where it was, stated or not.
         relative: adherence over ceiling.
         facts: for each kind of fact, the share of the prompts stating it whose picture has it right.
+        drawn_a_prompt: pictures drawn to keep one.
     """
     from data.pictures import by_shape, to_images, to_pixels
     from data.shapes.checker import check, parse, same_scene
@@ -83,10 +87,12 @@ def measure(
     examples = [source[index] for index in range(num_prompts)]
     right, ceiling, same = [], [], []
     facts: dict[str, list[bool]] = defaultdict(list)
+    num_drawn = 0
     for places in by_shape(example.image for example in examples):
         group = [examples[place] for place in places]
         texts, size = [example.text for example in group], group[0].image.shape[:2]
         drawn = plantain.generate(texts, seed=seed, size=size, **settings)
+        num_drawn += drawn.num_drawn
         for start in range(0, len(group), 64):
             batch = group[start : start + 64]
             images = to_images(np.stack([example.image for example in batch])).to(plantain.device)
@@ -106,6 +112,7 @@ def measure(
         "relative": float(np.mean(right) / max(np.mean(ceiling), 1e-9)),
         "facts": {name: {"share": float(np.mean(values)), "stated": len(values)} for name, values in facts.items()},
         "num_prompts": num_prompts,
+        "drawn_a_prompt": num_drawn / num_prompts,
     }
 
 

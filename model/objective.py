@@ -23,7 +23,7 @@ from runtime.checkpoint import write_atomic
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
 from tasks.conversation import DESCRIBE
-from tasks.mixture import Mixture, Telling, check, tell
+from tasks.mixture import TASKS, Mixture, Telling, check, tell
 from tokenizer.image import ImageTokenizer
 from tokenizer.sequence import Packed, pack
 from tokenizer.text import TextTokenizer
@@ -247,8 +247,8 @@ class NextIdObjective:
 
     def plantain(self, transformer: Transformer) -> Plantain:
         card = {"config": to_dict(self.config)}
-        recipe = self.config.recipe
-        return Plantain(transformer, self.image_tokenizer, self.text_tokenizer, recipe, self.grids, card, self.draft)
+        parts = transformer, self.image_tokenizer, self.text_tokenizer, self.config.recipe, self.grids, card, self.draft
+        return Plantain(*parts, abilities=[name for name in TASKS if getattr(self.config.mixture, name)])
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)

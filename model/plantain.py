@@ -96,6 +96,7 @@ class Plantain:
         grids: Grids (rows, columns) of codes that it was trained on.
         card: What is known of the training: data, config, steps, ...
         draft: What Jacobi decoding guesses from, see model.draft.
+        abilities: What it has learnt, as tasks.mixture calls it; other things it is not asked for.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Plantain:
         grids: Sequence[tuple[int, int]],
         card: dict[str, Any] | None = None,
         draft: Int[Tensor, " size"] | None = None,
+        abilities: Sequence[str] = ("text_to_image",),
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
@@ -116,6 +118,7 @@ class Plantain:
         self.grids = [(rows, columns) for rows, columns in grids]
         self.card = card or {}
         self.draft = draft
+        self.abilities = tuple(abilities)
         self._engine: Engine | None = None
 
     @classmethod
@@ -173,6 +176,7 @@ class Plantain:
             [tuple(grid) for grid in config["grids"]],
             config.get("card"),
             None if draft is None else draft.to(device),
+            config.get("abilities", ("text_to_image",)),
         )
 
     def save_pretrained(self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
@@ -200,6 +204,7 @@ class Plantain:
             "image_tokenizer_digest": self.image_tokenizer.digest,
             "recipe": to_dict(self.recipe),
             "grids": self.grids,
+            "abilities": self.abilities,
             "card": self.card,
         }
         save_folder(Path(folder), config, weights, {TEXT_FILE: self.text_tokenizer.to_json()})
@@ -317,6 +322,7 @@ class Plantain:
         Raises:
             ValueError: No picture, an empty instruction, or more than the model's length holds.
         """
+        self.must_know("edit")
         several = not isinstance(instruction, str)
         instructions = list(instruction) if several else [instruction]
         pictures = _pictures(images)
@@ -365,6 +371,7 @@ class Plantain:
         Raises:
             ValueError: A mask is of another size than its picture, or leaves nothing to draw.
         """
+        self.must_know("inpaint")
         pictures, holes = _pictures(images), _pictures(masks)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not len(pictures) == len(holes) == len(prompts):
@@ -394,8 +401,9 @@ class Plantain:
             seed: Chooses among all that can be said, at a temperature above 0.
             temperature: 0 says what is likeliest, word by word.
         """
+        self.must_know("describe")
         pictures = _pictures(images)
-        return self.ask(pictures, [DESCRIBE] * len(pictures), seed, temperature)
+        return self._answers(pictures, [DESCRIBE] * len(pictures), seed, temperature)
 
     def ask(
         self,
@@ -414,6 +422,7 @@ class Plantain:
         Raises:
             ValueError: A question is empty, or too long.
         """
+        self.must_know("ask")
         asked = [questions] if isinstance(questions, str) else list(questions)
         pictures = _pictures(images)
         if len(pictures) == 1:
@@ -422,10 +431,12 @@ class Plantain:
             raise ValueError(
                 f"{len(asked)} questions about {len(pictures)} pictures: give one picture, or one for each"
             )
-        sampling = SamplingConfig(temperature=temperature)
         if not all(question.strip() for question in asked):
             raise ValueError("the question is empty: ask something")
-        encode = self.text_tokenizer.encode
+        return self._answers(pictures, asked, seed, temperature)
+
+    def _answers(self, pictures: "Sequence[Picture]", asked: Sequence[str], seed: int, temperature: float) -> list[str]:
+        encode, sampling = self.text_tokenizer.encode, SamplingConfig(temperature=temperature)
         requests = [
             TextRequest(asking(self.look(picture), question, encode), sampling, seed, 0)
             for picture, question in zip(pictures, asked, strict=True)
@@ -440,13 +451,23 @@ class Plantain:
             image: A picture, see `look`.
             of: Whose log probability, in nats, given the other.
         """
+        self.must_know("describe" if of == "prompt" else "text_to_image")
         return self._scores([prompt], [self.look(image)], of)[0]
 
     def chat(self, size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0) -> "Chat":
         """A new conversation, see model.chat."""
         from model.chat import Chat
 
+        self.must_know("dialogue")
         return Chat(self, size, seed, temperature)
+
+    def must_know(self, ability: str) -> None:
+        """Raises ValueError unless the model has learnt an ability."""
+        if ability not in self.abilities:
+            raise ValueError(
+                f"this model has not learnt {ability!r}, only {', '.join(self.abilities)}: take another checkpoint, or "
+                f"train one whose mixture has a share of it"
+            )
 
     def look(self, picture: "Picture") -> Int[np.ndarray, "h w"]:
         """The codes of a picture as the model reads it.
@@ -661,6 +682,7 @@ class Plantain:
         """For each request the sample that the model itself finds its prompt likeliest of."""
         if best_of < 1 or effort not in get_args(Effort):
             raise ValueError(f"best_of is {best_of} and effort {effort!r}: give 1 or more, and full or auto")
+        self.must_know("describe")
         if None in prompts:
             raise ValueError("the best of several pictures is that which fits its prompt best: give a prompt")
         started, num_drawn = time.perf_counter(), 0

@@ -85,6 +85,7 @@ def tiny(tiny_transformer: Callable, tiny_image_tokenizer: Callable, text_tokeni
     """Makes a whole Plantain with random weights that draws 8 x 8 and 8 x 12 pixels."""
     from model.plantain import Plantain
     from model.sampling import SamplingConfig
+    from tasks.mixture import TASKS
     from tokenizer.vocabulary import Vocabulary
 
     def make(seed: int = 0, recipe: SamplingConfig | None = None, **changes) -> Plantain:
@@ -92,7 +93,8 @@ def tiny(tiny_transformer: Callable, tiny_image_tokenizer: Callable, text_tokeni
         vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
         transformer = tiny_transformer(vocabulary.size, seed, **changes)
         recipe = recipe or SamplingConfig(guidance=2.0)
-        return Plantain(transformer, image_tokenizer, text_tokenizer, recipe, [(2, 2), (2, 3)], {"steps": 3})
+        parts = transformer, image_tokenizer, text_tokenizer, recipe, [(2, 2), (2, 3)], {"steps": 3}
+        return Plantain(*parts, abilities=tuple(TASKS))
 
     return make
 

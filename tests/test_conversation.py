@@ -267,3 +267,22 @@ def test_a_chat_reads_only_what_is_new_and_says_what_it_would_have_said_reading_
         assert kept.text == forgot.text and (kept.image is None) == (forgot.image is None)
         assert turn == 0 or longest_kept < max(lengths) / 2 + 8
     assert spoken(keeping.segments, plantain) == spoken(forgetting.segments, plantain)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda plantain: plantain.edit(picture(), "a"),
+        lambda plantain: plantain.describe(picture()),
+        lambda plantain: plantain.ask(picture(), "a"),
+        lambda plantain: plantain.inpaint(picture(), picture(), "a"),
+        lambda plantain: plantain.score("a", picture()),
+        lambda plantain: plantain.generate("a", best_of=2),
+        lambda plantain: plantain.chat(),
+    ],
+)
+def test_what_a_model_has_not_learnt_it_is_not_asked_for(call: Callable, tiny: Callable):
+    plantain = tiny()
+    plantain.abilities = ("text_to_image",)
+    with pytest.raises(ValueError, match="has not learnt '.*, only text_to_image: take another checkpoint"):
+        call(plantain)
