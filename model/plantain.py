@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from data.pictures import by_shape, to_images, to_pixels
+from model.best import Effort, choose
 from model.cache import Memory
 from model.engine import Engine
 from model.generate import Drawn, ImageRequest, draw_images, guides_of, jacobi_window
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 Decoding = Literal["sequential", "jacobi"]
-Effort = Literal["full", "auto"]
 MOST_WRITTEN = 256  # ids of one answer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -288,9 +289,8 @@ class Plantain:
         prompts = _listed(prompt)
         requests = self.requests(prompts, num_images, seed, sampling, size, negative)
         labels = [text for text in prompts for _ in range(num_images)]
-        if best_of == 1:
-            return self.draw(requests, labels, batch_size, decoding, window, progress)
-        return self._best(requests, labels, best_of, effort, batch_size, decoding, window, progress)
+        drawing = partial(self.draw, batch_size=batch_size, decoding=decoding, window=window, progress=progress)
+        return drawing(requests, labels) if best_of == 1 else choose(self, drawing, requests, labels, best_of, effort)
 
     def edit(
         self,
@@ -452,7 +452,7 @@ class Plantain:
             of: Whose log probability, in nats, given the other.
         """
         self.must_know("describe" if of == "prompt" else "text_to_image")
-        return self._scores([prompt], [self.look(image)], of)[0]
+        return self.scores([prompt], [self.look(image)], of)[0]
 
     def chat(self, size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0) -> "Chat":
         """A new conversation, see model.chat."""
@@ -566,9 +566,16 @@ class Plantain:
                 written.append(Written(said, text, bool(ids) and ids[-1] == IMAGE))
         return written
 
-    def _scores(
+    def descriptions(self, codes: Sequence[Int[np.ndarray, "_ _"]]) -> list[str]:
+        """What `describe` says of pictures of these codes."""
+        encode, sampling = self.text_tokenizer.encode, SamplingConfig(temperature=0.0)
+        written = self.write([TextRequest(describing(grid, encode), sampling, 0, 0) for grid in codes])
+        return [one.text for one in written]
+
+    def scores(
         self, prompts: Sequence[str], codes: Sequence[np.ndarray], of: Literal["prompt", "image"]
     ) -> list[float]:
+        """`score` of prompts and pictures of these codes, one by one."""
         encode = self.text_tokenizer.encode
         told: list[list[Segment]] = [
             [*describing(grid, encode), line(prompt, encode)]
@@ -670,60 +677,6 @@ class Plantain:
             for segments in conditions
             for number in range(num_images)
         ]
-
-    def _best(
-        self,
-        requests: list[ImageRequest],
-        prompts: Sequence[str | None],
-        best_of: int,
-        effort: Effort,
-        *drawing: Any,
-    ) -> Generation:
-        """For each request the sample that the model itself finds its prompt likeliest of."""
-        if best_of < 1 or effort not in get_args(Effort):
-            raise ValueError(f"best_of is {best_of} and effort {effort!r}: give 1 or more, and full or auto")
-        self.must_know("describe")
-        if None in prompts:
-            raise ValueError("the best of several pictures is that which fits its prompt best: give a prompt")
-        started, num_drawn = time.perf_counter(), 0
-        best: list[tuple[float, Generation, int]] = []
-        undecided = list(range(len(requests)))
-        rounds = (best_of,) if effort == "full" else (min(2, best_of), max(0, best_of - 2))
-        for first, count in zip((0, rounds[0]), rounds, strict=False):
-            numbers = [number for number in undecided for _ in range(count)]
-            if not numbers:
-                break
-            samples = [requests[n].sample * best_of + first + i % count for i, n in enumerate(numbers)]
-            tried = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
-            drawn = self.draw(tried, [prompts[n] for n in numbers], *drawing)
-            scores = self._scores([str(prompt) for prompt in drawn.prompts], drawn.codes, "prompt")
-            num_drawn += len(tried)
-            for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
-                if number == len(best):
-                    best.append((score, drawn, place))
-                elif score > best[number][0]:
-                    best[number] = score, drawn, place
-            if effort == "auto":
-                said = self._descriptions(drawn.codes)
-                groups = (said[i * count : (i + 1) * count] for i in range(len(undecided)))
-                undecided = [n for n, group in zip(undecided, groups, strict=True) if len(set(group)) > 1]
-        chosen = [(drawn, place) for _, drawn, place in best]
-        return Generation(
-            images=[drawn.images[place] for drawn, place in chosen],
-            codes=[drawn.codes[place] for drawn, place in chosen],
-            ids=[drawn.ids[place] for drawn, place in chosen],
-            prompts=[drawn.prompts[place] for drawn, place in chosen],
-            seed=requests[0].seed,
-            samples=[drawn.samples[place] for drawn, place in chosen],
-            sampling=requests[0].sampling,
-            num_drawn=num_drawn,
-            seconds=time.perf_counter() - started,
-        )
-
-    def _descriptions(self, codes: Sequence[Int[np.ndarray, "_ _"]]) -> list[str]:
-        encode, sampling = self.text_tokenizer.encode, SamplingConfig(temperature=0.0)
-        written = self.write([TextRequest(describing(grid, encode), sampling, 0, 0) for grid in codes])
-        return [one.text for one in written]
 
     def _draw(
         self, batch: list[ImageRequest], decoding: Decoding, window: int | None, memory: Memory | None = None

@@ -99,7 +99,7 @@ def test_a_score_is_a_log_probability_either_way(tiny: Callable):
     near, far = (plantain.score("a red circle", picture(seed)) for seed in (1, 2))
     assert near < 0 and far < 0 and near != far
     assert plantain.score("a red circle", picture(1), of="image") == pytest.approx(
-        float(plantain._scores(["a red circle"], [plantain.look(picture(1))], "image")[0])
+        float(plantain.scores(["a red circle"], [plantain.look(picture(1))], "image")[0])
     )
     assert plantain.score("a red circle", picture(1), "image") != near
 
@@ -222,7 +222,7 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
     assert best.num_drawn == 16 and best.prompts == [text for text in prompts for _ in range(2)]
     for number, (codes, sample) in enumerate(zip(best.codes, best.samples, strict=True)):
         group = every.codes[4 * number : 4 * number + 4]
-        scores = plantain._scores([best.prompts[number]] * 4, group, "prompt")
+        scores = plantain.scores([best.prompts[number]] * 4, group, "prompt")
         place = int(np.argmax(scores))
         assert np.array_equal(codes, group[place]) and sample == 4 * (number % 2) + place
         assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
@@ -231,7 +231,7 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
 def test_auto_effort_draws_more_only_where_its_own_descriptions_differ(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
     plantain = tiny(max_length=128, seed=3)
     said = iter([["same", "same", "one", "other"], ["these"] * 3])
-    monkeypatch.setattr(plantain, "_descriptions", lambda codes: next(said))
+    monkeypatch.setattr(plantain, "descriptions", lambda codes: next(said))
     drawn = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5, effort="auto")
     assert drawn.num_drawn == 2 + 5
     full = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5)
