@@ -289,7 +289,8 @@ class Session(NamedTuple):
     def without_guidance(self) -> "Session":
         """The rest of the way for rows whose guidance is over: the same memory, but for the second streams."""
         batch, choice = len(self.counts), self.choice
-        streams = Streams(*(None if part is None else part[:batch] for part in self.streams))
+        parts = {name: part[:batch] for name, part in self.streams._asdict().items() if part is not None}
+        streams = self.streams._replace(**parts)
         return self._replace(
             streams=streams, choice=choice._replace(guided=(), weights=()), cache=self.cache.first(batch)
         )

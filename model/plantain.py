@@ -502,7 +502,7 @@ class Plantain:
 
     def draw(
         self,
-        requests: list[ImageRequest],
+        requests: Sequence[ImageRequest],
         prompts: Sequence[str | None],
         batch_size: int = 64,
         decoding: Decoding = "jacobi",
@@ -742,10 +742,10 @@ def _listed(prompt: str | None | Sequence[str | None]) -> list[str | None]:
     return [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
-def _batches(requests: list[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
+def _batches(requests: Sequence[ImageRequest], batch_size: int) -> list[list[ImageRequest]]:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-    return [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+    return [list(requests[start : start + batch_size]) for start in range(0, len(requests), batch_size)]
 
 
 def _to_pil(images: Sequence[np.ndarray]) -> "list[Image]":
