@@ -87,6 +87,17 @@ def test_only_codes_are_marked_as_image():
     assert packed.is_image.sum() == 3 + 6 + 3
 
 
+@pytest.mark.parametrize("length", [0, 1, 20, 54, 55, 80])
+def test_a_place_of_an_earlier_picture_is_at_the_same_distance_whatever_is_said_in_between(length: int):
+    packed = pack(
+        [TextSegment([A]), ImageSegment(TALL), TextSegment([B] * length), ImageSegment(TALL)], VOCABULARY, "grid"
+    )
+    places = packed.positions[packed.is_image].reshape(2, -1, 2)
+    distances = places[1] - places[0]
+    assert (distances == (64 if length < 55 else 128)).all()
+    assert (np.diff(packed.positions[~packed.is_image][:, 0]) > 0).all()
+
+
 def test_grid_positions_are_those_worked_out_by_hand():
     packed = pack([TextSegment([A, B]), ImageSegment(WIDE), TextSegment([C]), ImageSegment(TALL)], VOCABULARY, "grid")
     by_hand = [
@@ -95,8 +106,8 @@ def test_grid_positions_are_those_worked_out_by_hand():
         *[(6, 6), (6, 7), (6, 8), (7, 6), (7, 7), (7, 8)],
         *[(9, 9), (10, 10)],  # </image> stands past the longer side; text
         *[(11, 11), (12, 12), (13, 13)],
-        *[(14, 14), (15, 14), (16, 14)],
-        *[(17, 17), (18, 18)],
+        *[(70, 70), (71, 70), (72, 70)],  # 64 further than the first grid
+        *[(73, 73), (74, 74)],
     ]
     assert packed.positions.tolist() == [list(place) for place in by_hand]
 

@@ -16,6 +16,10 @@ from tokenizer.vocabulary import BEGIN, END, END_IMAGE, IMAGE, PAD, TEXT_START, 
 
 Positions = Literal["grid", "line"]
 
+# Grids of one sequence begin a multiple of so many positions apart: what stood in a place of an earlier picture is then
+# always to be found at the same distance, whatever was said in between.
+PITCH = 64
+
 # stands in a segment for a code that is not shown; in the sequence it is <pad>
 HIDDEN = -1
 
@@ -58,7 +62,8 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
         segments: In reading order.
         vocabulary: The id table.
         positions: `grid`: text advances row and column together, an image's codes spread over both from where the text
-            stopped. `line`: both are the index, which makes ordinary one-dimensional positions.
+            stopped, or a little further on, see PITCH. `line`: both are the index, which makes ordinary
+            one-dimensional positions.
         end: Whether <end> closes the sequence.
 
     Raises:
@@ -68,6 +73,7 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
     weights: list[float] = []
     places: list[tuple[int, int]] = []
     position = 0
+    first_grid: int | None = None
 
     def put(token: int, weight: float = 0.0) -> None:
         nonlocal position
@@ -93,6 +99,8 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
         put(IMAGE, segment.weight)
         put(sides[0])
         put(sides[1])
+        first_grid = position if first_grid is None else first_grid
+        position += (first_grid - position) % PITCH
         codes = segment.codes.reshape(-1)
         ids += np.where(codes == HIDDEN, PAD, codes + vocabulary.image_start).tolist()
         weights += [segment.weight] * segment.codes.size
