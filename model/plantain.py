@@ -323,6 +323,8 @@ class Plantain:
             ValueError: No picture, an empty instruction, or more than the model's length holds.
         """
         self.must_know("edit")
+        if not 0 <= image_guidance <= 100:
+            raise ValueError(f"image_guidance is {image_guidance}, but must lie between 0 and 100")
         several = not isinstance(instruction, str)
         instructions = list(instruction) if several else [instruction]
         pictures = _pictures(images)
@@ -338,8 +340,6 @@ class Plantain:
                 raise ValueError("the instruction is empty: say what to change")
             segments = editing(codes, text, self.text_tokenizer.encode)
             guides = guides_of(sampling.guidance, between=segments[:-1], between_guidance=image_guidance)
-            if image_guidance == 1 and sampling.guidance != 1:
-                guides = guides_of(sampling.guidance, without=segments[:-1])
             rows, columns = codes[-1].shape
             grid = (rows, columns) if size is None else self.grid_of(size)
             requests += [ImageRequest(segments, grid, sampling, seed, i, guides) for i in range(num_images)]
@@ -378,20 +378,76 @@ class Plantain:
             raise ValueError(
                 f"{len(pictures)} pictures, {len(holes)} masks and {len(prompts)} prompts: give as many of each"
             )
-        sampling = self.sampling(**settings)
-        requests, labels = [], []
-        for picture, hole, text in zip(pictures, holes, prompts, strict=True):
-            codes = self.look(picture)
-            hidden = self._hidden(picture, hole, codes.shape)
-            segments = inpainting(codes, hidden, text, self.text_tokenizer.encode)
+        seen = [self.look(picture) for picture in pictures]
+        hidden = [self._hidden(*each, codes.shape) for *each, codes in zip(pictures, holes, seen, strict=True)]
+        requests = self._filling(seen, hidden, prompts, num_images, seed, self.sampling(**settings))
+        labels = [text for text in prompts for _ in range(num_images)]
+        return self.draw(requests, labels, batch_size, decoding, window, progress)
+
+    def outpaint(
+        self,
+        image: "Picture",
+        prompt: str,
+        size: tuple[int, int],
+        anchor: tuple[float, float] = (0.5, 0.5),
+        num_images: int = 1,
+        seed: int = 0,
+        batch_size: int = 64,
+        decoding: Decoding = "jacobi",
+        window: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: float | int | None,
+    ) -> Generation:
+        """Draws what lies around a picture.
+
+        Args:
+            image: See `look`.
+            prompt: What the whole of the larger picture is to show.
+            size: (height, width) in pixels of the larger picture, one that was trained.
+            anchor: Where the picture stands in it, from (0, 0), the top left, to (1, 1), the bottom right.
+            num_images, seed, batch_size, decoding, window, progress, settings: As for `edit`.
+
+        Raises:
+            ValueError: The picture is no smaller than the size, or the anchor lies outside.
+        """
+        self.must_know("inpaint")
+        codes, (rows, columns) = self.look(image), self.grid_of(size)
+        free = rows - codes.shape[0], columns - codes.shape[1]
+        if min(free) < 0 or max(free) == 0:
+            raise ValueError(
+                f"a picture of {codes.shape[0]} x {codes.shape[1]} codes leaves nothing to draw around it in {rows} x "
+                f"{columns}: give a larger size"
+            )
+        if not all(0 <= share <= 1 for share in anchor):
+            raise ValueError(f"anchor is {anchor}, but must lie between (0, 0), the top left, and (1, 1)")
+        top, left = (round(share * room) for share, room in zip(anchor, free, strict=True))
+        whole, hidden = np.zeros((rows, columns), codes.dtype), np.ones((rows, columns), bool)
+        inside = slice(top, top + codes.shape[0]), slice(left, left + codes.shape[1])
+        whole[inside], hidden[inside] = codes, False
+        requests = self._filling([whole], [hidden], [prompt], num_images, seed, self.sampling(**settings))
+        return self.draw(requests, [prompt] * num_images, batch_size, decoding, window, progress)
+
+    def _filling(
+        self,
+        seen: Sequence[Int[np.ndarray, "_ _"]],
+        hidden: Sequence[Bool[np.ndarray, "_ _"]],
+        prompts: Sequence[str],
+        num_images: int,
+        seed: int,
+        sampling: SamplingConfig,
+    ) -> list[ImageRequest]:
+        """Requests for pictures of which some codes are hidden and the others known."""
+        requests = []
+        for codes, holes, text in zip(seen, hidden, prompts, strict=True):
+            if not text.strip():
+                raise ValueError("the prompt is empty: say what the whole picture is to show")
+            segments = inpainting(codes, holes, text, self.text_tokenizer.encode)
             guides = guides_of(sampling.guidance, without=segments[:-1])
-            known = np.where(hidden, -1, codes)
-            rows, columns = codes.shape
+            known, (rows, columns) = np.where(holes, -1, codes), codes.shape
             requests += [
                 ImageRequest(segments, (rows, columns), sampling, seed, i, guides, known) for i in range(num_images)
             ]
-            labels += [text] * num_images
-        return self.draw(requests, labels, batch_size, decoding, window, progress)
+        return requests
 
     def describe(self, images: "Picture | Sequence[Picture]", seed: int = 0, temperature: float = 0.0) -> list[str]:
         """Says what pictures show.

@@ -85,6 +85,15 @@ def test_what_a_mask_leaves_stays_code_by_code_and_the_rest_is_drawn(tiny: Calla
     assert prompt == "a red circle\n" and (np.array(seen) == -1).tolist() == (~known).tolist()
 
 
+@pytest.mark.parametrize(("anchor", "left"), [((0.5, 0.0), 0), ((0.5, 1.0), 1)])
+def test_around_a_picture_a_larger_one_is_drawn(anchor: tuple[float, float], left: int, tiny: Callable):
+    plantain = tiny(max_length=96)
+    drawn = plantain.outpaint(picture(1), "a red circle", (8, 12), anchor, num_images=12)
+    for codes, image in zip(drawn.codes, drawn.images, strict=True):
+        assert image.size == (12, 8) and (codes[:, left : left + 2] == plantain.look(picture(1))).all()
+    assert len({codes.tobytes() for codes in drawn.codes}) > 1
+
+
 def test_answers_are_lines_of_text_the_same_for_one_or_many(tiny: Callable):
     plantain = tiny(max_length=128, loudness=0.3)
     answers = plantain.ask([picture(1), picture(2, (8, 12))], ["what?", "how many?"])
@@ -159,6 +168,14 @@ def broken(path: Path) -> Path:
         (lambda plantain, path: plantain.inpaint(picture(), picture(0, (8, 12)), "a"), "mask is .12, 8. pixels"),
         (lambda plantain, path: plantain.inpaint(picture(), Image.new("L", (8, 8)), "a"), "leaves nothing to draw"),
         (lambda plantain, path: plantain.inpaint([picture()], [picture()] * 2, "a"), "1 pictures, 2 masks"),
+        (lambda plantain, path: plantain.inpaint(picture(), picture(), " "), "prompt is empty"),
+        (lambda plantain, path: plantain.outpaint(picture(), "a", (8, 8)), "leaves nothing to draw around it"),
+        (
+            lambda plantain, path: plantain.outpaint(picture(0, (8, 12)), "a", (8, 8)),
+            "leaves nothing to draw around it",
+        ),
+        (lambda plantain, path: plantain.outpaint(picture(), "a", (8, 12), (0.5, 2.0)), "anchor is .0.5, 2.0."),
+        (lambda plantain, path: plantain.edit(picture(), "a", image_guidance=-1.0), "image_guidance is -1.0"),
         (lambda plantain, path: plantain.ask(picture(), ""), "question is empty"),
         (lambda plantain, path: plantain.ask([picture()] * 2, ["a"] * 3), "3 questions about 2 pictures"),
         (lambda plantain, path: plantain.ask(picture(), "why " * 60), "leaves no room"),
