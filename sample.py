@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "shapes32"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+DRAWS, READS_TOO = CHECKPOINTS / "shapes32", CHECKPOINTS / "unified32"
 # What this model does well: objects and their attributes. metrics/adherence.py asks for what it does badly too.
 DEMO = (
     "a large red circle on a white background",
@@ -38,6 +39,8 @@ def main() -> None:
     prompts: list[str] = arguments.prompts or (list(DEMO) if arguments.demo else [])
     if arguments.demo:
         arguments.out, arguments.overwrite = arguments.out or Path("outputs/demo.png"), True
+    if arguments.checkpoint is None:
+        arguments.checkpoint = str(READS_TOO if arguments.image or arguments.chat or arguments.best_of else DRAWS)
     if arguments.mask and not (arguments.image and prompts):
         parser.error("--mask says where to draw anew: give the picture with --image, and what to draw as the prompt")
     if arguments.ask and not arguments.image:
@@ -67,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mask", type=Path, help="white where --image is to be drawn anew, as the prompt says")
     parser.add_argument("--ask", metavar="QUESTION", help="a question about --image")
     parser.add_argument("--chat", action="store_true", help="a conversation, line by line; pictures go to outputs/")
-    parser.add_argument("--checkpoint", default=str(CHECKPOINT), help="folder or hub id (default: the one shipped)")
+    parser.add_argument(
+        "--checkpoint", help="folder or hub id (default: the shipped one that can do what is asked for)"
+    )
     parser.add_argument("-n", "--num-images", type=int, default=1, help="pictures of each prompt (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="chooses among all pictures of a prompt (default: 0)")
     parser.add_argument("--negative", metavar="PROMPT", help="what the pictures are not to show")
