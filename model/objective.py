@@ -111,7 +111,7 @@ class Sequences(torch.utils.data.Dataset[Packed]):
     """Packed sequences of examples; what is told of them, and how, depends on seed, epoch and index alone."""
 
     def __init__(self, codes: Any, text: TextTokenizer, vocabulary: Vocabulary, config: ModelTraining, dropout: float):
-        self.codes, self.vocabulary, self.config, self.dropout = codes, vocabulary, config, dropout
+        self.codes, self.text, self.vocabulary, self.config, self.dropout = codes, text, vocabulary, config, dropout
         self.telling = Telling(text.encode, said=config.text_weight, written=config.answer_weight)
         check(config.mixture, Encoded.of(codes[0]))
 

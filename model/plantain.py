@@ -49,7 +49,7 @@ class Generation:
 
     images: "list[Image]"
     # grids of codes, each (rows, columns)
-    codes: list[Int[np.ndarray, "h w"]]
+    codes: list[Int[np.ndarray, "_ _"]]
     # the whole sequences, prompts included
     ids: list[Int[np.ndarray, " _"]]
     prompts: list[str | None]
@@ -379,7 +379,8 @@ class Plantain:
                 f"{len(pictures)} pictures, {len(holes)} masks and {len(prompts)} prompts: give as many of each"
             )
         seen = [self.look(picture) for picture in pictures]
-        hidden = [self._hidden(*each, codes.shape) for *each, codes in zip(pictures, holes, seen, strict=True)]
+        shapes = (codes.shape for codes in seen)
+        hidden = [self._hidden(*each) for each in zip(pictures, holes, shapes, strict=True)]
         requests = self._filling(seen, hidden, prompts, num_images, seed, self.sampling(**settings))
         labels = [text for text in prompts for _ in range(num_images)]
         return self.draw(requests, labels, batch_size, decoding, window, progress)

@@ -99,8 +99,9 @@ def pack(segments: Sequence[Segment], vocabulary: Vocabulary, positions: Positio
         put(IMAGE, segment.weight)
         put(sides[0])
         put(sides[1])
-        first_grid = position if first_grid is None else first_grid
-        position += (first_grid - position) % PITCH
+        start = position if first_grid is None else first_grid
+        position += (start - position) % PITCH
+        first_grid = start
         codes = segment.codes.reshape(-1)
         ids += np.where(codes == HIDDEN, PAD, codes + vocabulary.image_start).tolist()
         weights += [segment.weight] * segment.codes.size
