@@ -161,7 +161,9 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     from data.shapes.checker import check, parse
     from data.shapes.edits import check_edit, sample_edit, write_edit
     from data.shapes.questions import sample_questions, write_question
+    from model.drawing import draw
     from model.generate import ImageRequest, guides_of
+    from model.reading import write
     from model.sampling import SamplingConfig
     from model.write import TextRequest
     from tasks.conversation import line
@@ -172,18 +174,18 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     grids = [plantain.grid_of(example.image.shape[:2]) for example in cases.examples]
     talks: list[list[Any]] = [[line(example.text, encode)] for example in cases.examples]
 
-    def draw(numbers: Sequence[int]) -> list[np.ndarray]:
+    def drawn_next(numbers: Sequence[int]) -> list[np.ndarray]:
         requests = []
         for number in numbers:
             before = [segment for segment in talks[number] if isinstance(segment, ImageSegment)]
             guides = guides_of(sampling.guidance, without=before)
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))
-        drawn = plantain.draw(requests, [""] * len(requests))
+        drawn = draw(plantain, requests, [""] * len(requests))
         for number, codes in zip(numbers, drawn.codes, strict=True):
             talks[number] = [*talks[number], ImageSegment(codes)]
         return [np.asarray(image) for image in drawn.images]
 
-    first = draw(range(count))
+    first = drawn_next(range(count))
     live, scenes, changes = [], {}, {}
     for number, (image, example) in enumerate(zip(first, cases.examples, strict=True)):
         rng = np.random.default_rng((seed, number))
@@ -196,7 +198,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
             talks[number] = [*talks[number], line(write_edit(rng, found[0]), encode)]
     drawn_right = len(live)
     answers = {}
-    for number, image in zip(live.copy(), draw(live) if live else [], strict=True):
+    for number, image in zip(live.copy(), drawn_next(live) if live else [], strict=True):
         verdict = check_edit(image, scenes[number], changes[number], cases.world)
         rng = np.random.default_rng((seed, number, 1))
         if not verdict.ok:
@@ -206,7 +208,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
         talks[number] = [*talks[number], line(write_question(rng, question), encode)]
         answers[number] = answer
     requests = [TextRequest(talks[number], SamplingConfig(temperature=0.0), seed, number) for number in live]
-    said = [written.text for written in plantain.write(requests)] if live else []
+    said = [written.text for written in write(plantain, requests)] if live else []
     right = sum(text == answers[number] for text, number in zip(said, live, strict=True))
     return {"right": right / count, "first_turn": drawn_right / count, "first_two": len(live) / count}
 

@@ -9,15 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from model.generate import ImageRequest
+from model.reading import description_scores, descriptions
 
 if TYPE_CHECKING:
-    from model.plantain import Generation, Plantain
+    from model.drawing import Generation
+    from model.pretrained import Pretrained
 
 Effort = Literal["full", "auto"]
 
 
 def choose(
-    plantain: "Plantain",
+    plantain: "Pretrained",
     draw: "Callable[[Sequence[ImageRequest], Sequence[str | None]], Generation]",
     requests: Sequence[ImageRequest],
     prompts: Sequence[str | None],
@@ -51,14 +53,14 @@ def choose(
         samples = [requests[n].sample * best_of + sample for n in undecided for sample in range(first, last)]
         tried = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
         drawn = draw(tried, [prompts[n] for n in numbers])
-        scores = plantain.scores([str(prompt) for prompt in drawn.prompts], drawn.codes, "prompt")
+        scores = description_scores(plantain, [str(prompt) for prompt in drawn.prompts], drawn.codes)
         for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
             if number not in best or score > best[number][0]:
                 best[number] = score, drawn, place
         num_drawn, seconds = num_drawn + len(tried), seconds + drawn.seconds
         if effort == "auto":
             said: dict[int, set[str]] = {number: set() for number in undecided}
-            for number, text in zip(numbers, plantain.descriptions(drawn.codes), strict=True):
+            for number, text in zip(numbers, descriptions(plantain, drawn.codes), strict=True):
                 said[number].add(text)
             undecided = [number for number in undecided if len(said[number]) > 1]
         first = last

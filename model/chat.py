@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model.cache import Memory
+from model.drawing import draw
 from model.generate import ImageRequest, guides_of
+from model.reading import write
 from model.sampling import SamplingConfig
 from model.write import TextRequest
 from tasks.conversation import line, shown
@@ -14,7 +16,7 @@ from tokenizer.sequence import ImageSegment, Segment, TextSegment
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from model.plantain import Picture, Plantain
+    from model.pretrained import Picture, Pretrained
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Chat:
     """
 
     def __init__(
-        self, plantain: "Plantain", size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0
+        self, plantain: "Pretrained", size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0
     ) -> None:
         self.plantain, self.seed = plantain, seed
         self.sampling = SamplingConfig(temperature=temperature)
@@ -63,7 +65,7 @@ class Chat:
         seen = [shown(plantain.look(picture)) for picture in images]
         said: list[Segment] = [*self.segments, *seen, line(text, plantain.text_tokenizer.encode)]
         request = TextRequest(said, self.sampling, self.seed, turn)
-        (written,) = plantain.write([request], memory=self._memory)
+        (written,) = write(plantain, [request], memory=self._memory)
         if written.ids:
             said.append(TextSegment(written.ids))
         if not written.opens_image:
@@ -73,6 +75,6 @@ class Chat:
         rows, columns = before[-1].codes.shape if before else self.grid
         guides = guides_of(plantain.recipe.guidance, without=before)
         wanted = ImageRequest(said, (rows, columns), plantain.recipe, self.seed, turn, guides)
-        drawn = plantain.draw([wanted], [text], memory=self._memory)
+        drawn = draw(plantain, [wanted], [text], memory=self._memory)
         self.segments = [*said, ImageSegment(drawn.codes[0])]
         return Reply(written.text or None, drawn.images[0])

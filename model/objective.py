@@ -16,7 +16,8 @@ from data.example import Example
 from data.pictures import by_shape, grid
 from data.sources import SourceConfig, open_source
 from model import draft
-from model.plantain import TEXT_FILE, Plantain
+from model.plantain import Plantain
+from model.pretrained import TEXT_FILE
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig, Transformer
 from runtime.checkpoint import write_atomic

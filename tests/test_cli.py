@@ -157,7 +157,7 @@ def test_a_picture_is_edited_described_asked_about_and_filled(talker: Path, tiny
 def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
     talker: Path, call: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 8)
+    monkeypatch.setattr("model.reading.MOST_WRITTEN", 8)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n" + "why " * 120 + "\nonce more\n"))
     status, printed, _ = call(sample, "--chat", "--image", "in.png", "--checkpoint", talker)
     assert status == 0 and len(re.findall(r"^\((?:a conversation|\d+ ids|a prompt)", printed, re.MULTILINE)) == 1

@@ -11,6 +11,7 @@ from PIL import Image
 
 from model import Plantain
 from model.generate import draw_images
+from model.reading import description_scores
 from tokenizer.sequence import ImageSegment, TextSegment, pack, unpack
 from tokenizer.vocabulary import IMAGE
 
@@ -107,10 +108,14 @@ def test_a_score_is_a_log_probability_either_way(tiny: Callable):
     plantain = tiny(max_length=96)
     near, far = (plantain.score("a red circle", picture(seed)) for seed in (1, 2))
     assert near < 0 and far < 0 and near != far
-    assert plantain.score("a red circle", picture(1), of="image") == pytest.approx(
-        float(plantain.scores(["a red circle"], [plantain.look(picture(1))], "image")[0])
+    codes = plantain.look(picture(1))
+    told = pack(
+        [TextSegment(plantain.text_tokenizer.encode("a red circle")), ImageSegment(codes)], plantain.vocabulary, "grid"
     )
-    assert plantain.score("a red circle", picture(1), "image") != near
+    ids, positions = (torch.from_numpy(part)[None] for part in told[:2])
+    logits = plantain.transformer.logits(plantain.transformer(ids, positions)[0, :-1], plantain.vocabulary.image_block)
+    shares = logits.log_softmax(-1)[told.is_image[1:]].gather(1, torch.from_numpy(codes.reshape(-1, 1)))
+    assert plantain.score("a red circle", picture(1), of="image") == pytest.approx(float(shares.sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "I;16", "CMYK", "1"])
@@ -199,7 +204,7 @@ def test_a_decompression_bomb_is_refused(tiny: Callable, tmp_path: Path, monkeyp
 def test_a_chat_grows_by_what_is_said_and_answered_and_survives_what_does_not_fit(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 10)
+    monkeypatch.setattr("model.reading.MOST_WRITTEN", 10)
     plantain = tiny(max_length=220, loudness=0.3)
     chat = plantain.chat(seed=3)
     chat.say("hello", images=[picture(1, (8, 12))])
@@ -239,7 +244,7 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
     assert best.num_drawn == 16 and best.prompts == [text for text in prompts for _ in range(2)]
     for number, (codes, sample) in enumerate(zip(best.codes, best.samples, strict=True)):
         group = every.codes[4 * number : 4 * number + 4]
-        scores = plantain.scores([best.prompts[number]] * 4, group, "prompt")
+        scores = description_scores(plantain, [best.prompts[number]] * 4, group)
         place = int(np.argmax(scores))
         assert np.array_equal(codes, group[place]) and sample == 4 * (number % 2) + place
         assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
@@ -248,7 +253,7 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
 def test_auto_effort_draws_more_only_where_its_own_descriptions_differ(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
     plantain = tiny(max_length=128, seed=3)
     said = iter([["same", "same", "one", "other"], ["these"] * 3])
-    monkeypatch.setattr(plantain, "descriptions", lambda codes: next(said))
+    monkeypatch.setattr("model.best.descriptions", lambda model, codes: next(said))
     drawn = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5, effort="auto")
     assert drawn.num_drawn == 2 + 5
     full = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5)
@@ -265,7 +270,7 @@ def test_an_effort_that_is_none_is_refused(tiny: Callable):
 def test_a_chat_reads_only_what_is_new_and_says_what_it_would_have_said_reading_everything(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("model.plantain.MOST_WRITTEN", 6)
+    monkeypatch.setattr("model.reading.MOST_WRITTEN", 6)
     plantain = tiny(max_length=256, loudness=0.3, seed=1)
     lengths = []
     plantain.transformer.embedding.register_forward_hook(

@@ -78,7 +78,7 @@ def test_a_drawing_that_is_given_up_frees_its_session(tiny):
         stream = compiled.stream("a red circle", decoding="sequential")
         next(stream)
         stream.close()
-    assert compiled._engine is not None and len(compiled._engine._idle) == 1
+    assert compiled.engine is not None and len(compiled.engine._idle) == 1
 
 
 def test_everything_that_a_model_can_do_comes_out_as_on_a_cpu(tiny, tmp_path):
