@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Model = TypeVar("Model", bound="Pretrained")  # typing.Self, in words that the checking hook reads
 
 
 class Pretrained:
@@ -70,12 +72,12 @@ class Pretrained:
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Model],
         name: str | Path,
         device: str | torch.device = "auto",
         dtype: Literal["fp32", "bf16", "int8"] | None = None,
         revision: str | None = None,
-    ) -> Self:
+    ) -> Model:
         """Loads a checkpoint folder, or downloads one from the Hugging Face hub. Never unpickles.
 
         Args:
@@ -160,7 +162,7 @@ class Pretrained:
     def device(self) -> torch.device:
         return self.transformer.head.weight.device
 
-    def compile(self) -> Self:
+    def compile(self: Model) -> Model:
         """Lets later calls run compiled passes: several times sooner, after a minute's wait in the first of each kind.
 
         Kinds differ by batch size, counted in powers of two, by window and by which filters are used. Needs a C++
