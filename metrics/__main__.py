@@ -1,0 +1,150 @@
+"""How much a model's pictures, as a set, are like true ones.
+
+    python -m metrics checkpoints/shapes32
+    python -m metrics runs/cifar10/model/checkpoint --num-samples 500 --npz outputs/cifar10.npz
+
+Pictures are drawn for the captions of as many held-out examples and set beside these examples. The same figures of
+the image tokenizer's reconstructions are the ceiling, and those of as many other true pictures what a perfect model
+would reach. None of them is FID, which is a name for Inception's features of 50,000 pictures.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+
+def main() -> None:
+    """Measures a checkpoint and writes the figures into docs/results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or hub id")
+    parser.add_argument("--num-samples", type=int, default=1000, help="pictures to draw, at least 50 (default: 1000)")
+    parser.add_argument("--split", default="test", help="of data.shapes, for models of shapes (default: test)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures that are drawn (default: 0)")
+    parser.add_argument("--npz", type=Path, help="also writes the samples here, as evaluators of others read them")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="default: docs/results/fidelity-<checkpoint's name>.json")
+    arguments = parser.parse_args()
+
+    from metrics.extractors import RandomConvolutions
+    from metrics.record import RESULTS, record
+    from model import Plantain
+
+    started = time.perf_counter()
+    if arguments.num_samples < 50:
+        parser.error(f"--num-samples is {arguments.num_samples}: fewer than 50 pictures say nothing of a set")
+    plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+    try:
+        prompts, reference, others = held_out(plantain, arguments.num_samples, arguments.split)
+    except ValueError as error:
+        parser.error(str(error))
+    size = (reference.shape[1], reference.shape[2])
+    drawn = plantain.generate(prompts, seed=arguments.seed, size=size)
+    samples = np.stack([np.asarray(image) for image in drawn.images])
+    if arguments.npz is not None:
+        save_npz(arguments.npz, samples)
+    figures = judge(RandomConvolutions(), reference, samples, reconstructions(plantain, reference), others)
+    for name, values in figures["sets"].items():
+        print(name, values)
+    config = {"checkpoint": arguments.checkpoint, "num_samples": len(samples), "split": arguments.split, "size": size}
+    out = arguments.out or RESULTS / f"fidelity-{Path(arguments.checkpoint).name}.json"
+    record(out, figures, arguments.seed, config, time.perf_counter() - started)
+    print(f"wrote {out}")
+
+
+def held_out(plantain: Any, count: int, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Captions and pictures of `count` held-out examples, and as many further pictures; all of one size.
+
+    Raises:
+        ValueError: The checkpoint's card does not say what it was validated on, or that has too few examples.
+    """
+    from data.shapes.source import ShapesConfig
+    from data.sources import SourceConfig, open_source
+    from runtime.config import from_dict
+
+    card = plantain.card.get("model", plantain.card).get("config", {})
+    if "validation" not in card:
+        raise ValueError("the checkpoint's card does not say what it was validated on: train it with train.py")
+    config: Any = from_dict(get_args(SourceConfig), card["validation"])
+    if isinstance(config, ShapesConfig):
+        config = replace(config, num_examples=2 * count, split=split, sizes=(), num_questions=0, edits=False)
+    source = open_source(config)
+    if len(source) < 2 * count:
+        raise ValueError(f"{len(source)} held-out examples are too few for {count} samples and a floor: ask for fewer")
+    examples = [source[index] for index in range(2 * count)]
+    pixels = np.stack([example.image for example in examples])
+    return [example.captions[0] for example in examples[:count]], pixels[:count], pixels[count:]
+
+
+def reconstructions(plantain: Any, pixels: np.ndarray, batch_size: int = 100) -> np.ndarray:
+    """What the image tokenizer makes of pictures, uint8 (n, H, W, 3)."""
+    from data.pictures import to_images, to_pixels
+
+    tokenizer, parts = plantain.image_tokenizer, []
+    for start in range(0, len(pixels), batch_size):
+        images = to_images(pixels[start : start + batch_size]).to(plantain.device)
+        parts.append(to_pixels(tokenizer.decode(tokenizer.encode(images))))
+    return np.concatenate(parts)
+
+
+def judge(
+    extractor: Any, reference: np.ndarray, samples: np.ndarray, redrawn: np.ndarray, others: np.ndarray
+) -> dict[str, Any]:
+    """All figures of samples, of reconstructions and of other true pictures against a reference.
+
+    Args:
+        extractor: See metrics.extractors.
+        reference, samples, redrawn, others: uint8 (n, H, W, 3), as many of each.
+    """
+    from metrics.distances import frechet_distance, frechet_distance_limit, kernel_distance, neighbours
+
+    true = features_of(extractor, reference)
+    sets = {}
+    for name, pixels in (("samples", samples), ("reconstructions", redrawn), ("true pictures", others)):
+        found = features_of(extractor, pixels)
+        kernel = kernel_distance(found, true)
+        sets[name] = {
+            "frechet": frechet_distance(found, true),
+            "frechet_limit": frechet_distance_limit(found, true),
+            "kernel": kernel.value,
+            "kernel_error": kernel.error,
+            **neighbours(found, true)._asdict(),
+        }
+    return {"extractor": extractor.name, "num_samples": len(samples), "sets": sets}
+
+
+def features_of(extractor: Any, pixels: np.ndarray, batch_size: int = 100) -> Any:
+    """Features (n, d) of pictures.
+
+    Raises:
+        ValueError: The pictures are no bytes of three colours.
+    """
+    import torch
+
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ValueError(
+            f"pictures are {pixels.dtype} of shape {pixels.shape}, but have to be uint8 (n, height, width, 3): convert "
+            "what is in [-1, 1] with data.pictures.to_pixels"
+        )
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return torch.cat([extractor(part) for part in channels_first.split(batch_size)])
+
+
+def save_npz(path: Path, samples: Sequence[np.ndarray] | np.ndarray) -> None:
+    """Writes `arr_0`, uint8 (n, H, W, 3), the layout that the evaluator of guided diffusion reads."""
+    from runtime.checkpoint import write_atomic
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:  # given a name, numpy would add another ending to it
+            np.savez(file, arr_0=np.asarray(samples))
+
+    write_atomic(path, write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What turns pictures into features that distances are taken between."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+class Extractor(Protocol):
+    """Pictures to features. Distances are only comparable where the name is the same."""
+
+    name: str
+
+    def __call__(self, pixels: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]: ...
+
+
+class RandomConvolutions(nn.Module):
+    """Means and spreads of the channels of an untrained network, the same in every place for one seed.
+
+    It knows nothing of objects, but is at hand everywhere, has seen no data set, and sees blur, noise and colours that
+    are missing (tests/test_distances.py).
+
+    Source: Naeem et al., "Reliable Fidelity and Diversity Metrics", section 4, which recommends untrained embeddings
+    where pictures are unlike photographs.
+    """
+
+    def __init__(self, seed: int = 0, widths: tuple[int, ...] = (32, 64, 128)) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.stages = nn.ModuleList()
+        before = 3
+        for width in widths:
+            stage = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
+            nn.init.orthogonal_(stage.weight, gain=2**0.5, generator=generator)
+            self.stages.append(stage)
+            before = width
+        self.name = f"rand{2 * sum(widths)}(seed{seed})"
+        self.requires_grad_(False)
+
+    def forward(self, pixels: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
+        x = pixels.float() / 127.5 - 1
+        features = []
+        for stage in self.stages:
+            x = F.leaky_relu(stage(x), 0.2)
+            features += [x.mean((2, 3)), x.std((2, 3))]
+        return torch.cat(features, 1)
