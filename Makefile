@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 # the packages whose shape and type annotations the tests check while they run
-CHECKED := data,tokenizer,model,runtime,tasks,metrics
+CHECKED := data,tokenizer,model,diffusion,runtime,tasks,metrics
 
 .PHONY: demo test lint
 demo: $(INSTALLED)

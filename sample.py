@@ -10,6 +10,7 @@ python sample.py --chat
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -97,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         default="jacobi",
         help="jacobi draws the same pictures as sequential, in fewer passes (default: jacobi)",
     )
+    parser.add_argument("--steps", type=int, help="of a diffusion twin, from noise to picture (default: as trained)")
+    parser.add_argument("--solver", choices=("euler", "midpoint", "heun"), help="of a diffusion twin")
     parser.add_argument("--compile", action="store_true", help="compile first: wait a minute, then draw sooner")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--scale", type=int, help="enlargement of each pixel in the PNG (default: to about 256)")
@@ -120,6 +123,13 @@ def _draw(arguments: argparse.Namespace, prompts: list[str]) -> None:
     # Heavy imports come after all that can be refused without them.
     from tqdm import tqdm
 
+    if _is_twin(arguments.checkpoint):
+        result = _flow(arguments, prompts)
+        _save(out, result, arguments, prompts)
+        print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
+        return
+    if arguments.steps or arguments.solver:
+        raise ValueError("--steps and --solver are for a diffusion twin: leave them out, or give its --checkpoint")
     plantain = _load(arguments)
     names = ("num_images", "seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
     settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
@@ -132,6 +142,39 @@ def _draw(arguments: argparse.Namespace, prompts: list[str]) -> None:
         result = way(plantain, progress=progress, **settings)
     _save(out, result, arguments, prompts)
     print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
+
+
+def _is_twin(checkpoint: str) -> bool:
+    config = Path(checkpoint) / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == "plantain_twin"
+
+
+def _flow(arguments: argparse.Namespace, prompts: list[str]) -> Any:
+    """Draws with a diffusion twin, which knows less than the other."""
+    from diffusion.twin import Twin
+
+    foreign = (
+        "image",
+        "mask",
+        "negative",
+        "guidance_until",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "best_of",
+        "effort",
+    )
+    if given := [
+        f"--{name.replace('_', '-')}" for name in (*foreign, "compile") if getattr(arguments, name) not in (None, False)
+    ]:
+        raise ValueError(f"{', '.join(given)} is nothing that a diffusion twin knows: leave it out")
+    twin = Twin.from_pretrained(arguments.checkpoint, arguments.device)
+    names = {"guidance": arguments.guidance, "num_steps": arguments.steps, "solver": arguments.solver}
+    settings = {name: value for name, value in names.items() if value is not None}
+    size, stride = _parse_size(arguments.size), twin.space.tokenizer.stride
+    grid = None if size is None else (size[0] // stride, size[1] // stride)
+    return twin.generate(prompts, arguments.num_images, arguments.seed, grid, arguments.batch_size, **settings)
 
 
 def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int] | None) -> Callable[..., Any]:

@@ -1,4 +1,5 @@
-"""Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, or all.
+"""Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, its
+diffusion twin, or all.
 
     python train.py --config configs/shapes32.yaml
     python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
@@ -22,6 +23,7 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
         ValueError: A key is unknown or missing, a value is wrong, or the file describes no run.
     """
     # Heavy imports come after the arguments, so that --help answers at once.
+    from diffusion.objective import TwinTraining
     from model.objective import ModelTraining
     from runtime.config import load_config
     from tokenizer.objective import TokenizerTraining
@@ -30,11 +32,12 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
         ("tokenizer", TokenizerTraining | None, None),
         ("decoder", TokenizerTraining | None, None),
         ("model", ModelTraining | None, None),
+        ("twin", TwinTraining | None, None),
     ]
     config = load_config(make_dataclass("Runs", parts, frozen=True), path, overrides)
     runs = [getattr(config, field.name) for field in fields(config)]
     if not any(runs):
-        raise ValueError(f"{path} describes no run: it needs a section `tokenizer`, `decoder` or `model`")
+        raise ValueError(f"{path} describes no run: it needs a section `tokenizer`, `decoder`, `model` or `twin`")
     return [run for run in runs if run is not None]
 
 

@@ -60,9 +60,14 @@ class ImageTokenizer(nn.Module):
         Raises:
             ValueError: A side is no multiple of the stride.
         """
+        return self.quantizer(self.features(images)).codes
+
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """What becomes codes when it is rounded, in fp32; raises as `encode` does."""
         self.check_size(*images.shape[-2:])
         with torch.autocast(images.device.type, enabled=False):
-            return self.quantizer(self.encoder(images.float())).codes
+            return self.encoder(images.float())
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:

@@ -1,0 +1,145 @@
+"""The twin's network: the autoregressive model's blocks, over the same sequence, with noisy latents in place of codes.
+
+    ids, latents, time -> embedding | projection -> depth x block, modulated by time -> norm -> velocity of the latents
+
+Text sees the text before it; places of the image see the text and one another. Only they know the time, so that the
+text is read as the autoregressive model reads it.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.transformer import Block, Linear, ModelConfig, Rotation, rotation
+from tokenizer.vocabulary import PAD, Vocabulary
+
+# sines and cosines that a time is told in
+_WAVES = 128
+
+
+class TimedBlock(Block):
+    """A block whose norms and outputs are scaled and shifted."""
+
+    def timed(
+        self, x: Float[Tensor, "b t d"], turn: Rotation, mask: Bool[Tensor, "b 1 t t"], parts: tuple[Tensor, ...]
+    ) -> Float[Tensor, "b t d"]:
+        scale, shift, gate, mlp_scale, mlp_shift, mlp_gate = parts
+        mixed = self.attention(self.attention_norm(x) * (1 + scale) + shift, turn, None, None, mask)
+        x = x + (1 + gate) * mixed
+        return x + (1 + mlp_gate) * self.mlp(self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift)
+
+
+class FlowTransformer(nn.Module):
+    """Sequences with noisy latents -> the velocity of each latent.
+
+    Args:
+        config: The shape of the autoregressive model; the MLP here is wider, see `matched`.
+        vocabulary: Its ids, of which only specials and text are embedded.
+        latent_dim: Channels of a latent.
+
+    Source: Chen et al., "PixArt-alpha", section 2.3 (adaLN-single: one map from time, and an offset for each block).
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, latent_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        mlp_dim, time_dim = matched(config, vocabulary, latent_dim)
+        inner = replace(config, mlp_dim=mlp_dim)
+        self.embedding = nn.Embedding(vocabulary.text_block.stop, config.dim)
+        self.project = Linear(latent_dim, config.dim)
+        told = Linear(time_dim, 6 * config.dim)
+        self.time = nn.Sequential(Linear(2 * _WAVES, time_dim), nn.SiLU(), told)
+        self.offsets = nn.Parameter(torch.zeros(config.depth, 6 * config.dim))
+        self.blocks = nn.ModuleList(TimedBlock(inner) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.head = Linear(config.dim, latent_dim)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2 and name != "offsets":
+                last = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.depth) if last else 0.02)
+        nn.init.normal_(self.project.weight, std=1 / math.sqrt(latent_dim) * 0.1)
+        # It begins as a network that time does not change and that foretells no movement.
+        nn.init.zeros_(told.weight)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t 2"],
+        is_image: Bool[Tensor, "b t"],
+        latents: Float[Tensor, "n c"],
+        times: Float[Tensor, " b"],
+    ) -> Float[Tensor, "n c"]:
+        """Velocities.
+
+        Args:
+            ids: Whole sequences of one picture each, padded on the right; those in the picture's places are ignored.
+            positions: Row and column of each id.
+            is_image: Where the picture's places are.
+            latents: What stands there, in the order of batch and sequence.
+            times: Of each sequence, from 0 (noise) to 1 (data).
+        """
+        x = self.embedding(ids.masked_fill(is_image, PAD))
+        x = x.masked_scatter(is_image[..., None], self.project(latents).to(x.dtype))
+        order = torch.arange(ids.shape[1], device=ids.device)
+        mask = (order <= order[:, None]) | (is_image[:, None, :] & is_image[:, :, None])
+        modulation = self.time(waves(times))
+        turn = rotation(positions, self.config)
+        for block, offset in zip(self.blocks, self.offsets, strict=True):
+            assert isinstance(block, TimedBlock)
+            parts = (modulation + offset)[:, None] * is_image[..., None]
+            x = block.timed(x, turn, mask[:, None], parts.chunk(6, -1))
+        return self.head(self.norm(x)[is_image]).float()
+
+
+def waves(times: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
+    """Times in [0, 1] as cosines and sines of wavelengths from 2 pi / 1000 to 20 pi."""
+    rates = 1000 * torch.exp(-math.log(10_000) * torch.arange(_WAVES, device=times.device) / _WAVES)
+    angles = times.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def matched(config: ModelConfig, vocabulary: Vocabulary, latent_dim: int) -> tuple[int, int]:
+    """Widths of the MLP and of the time's map with which the twin is as large and as costly as the other.
+
+    What the other spends on predicting codes, at each place one row of its head for each code, goes into the MLP; what
+    its tables hold goes into the map of the time, which costs next to nothing at a place.
+
+    Raises:
+        ValueError: The shape is so small that the parts don't match to within 2%.
+    """
+    spare = vocabulary.codebook_size - 2 * latent_dim
+    mlp_dim = config.mlp_dim + max(0, round(spare / (3 * config.depth) / 8)) * 8
+    ours = 3 * config.dim * config.depth * (mlp_dim - config.mlp_dim) + config.dim * (
+        vocabulary.text_block.stop + 2 * latent_dim + 6 * config.depth
+    )
+    theirs = 2 * config.dim * vocabulary.size
+    time_dim = round((theirs - ours) / (2 * _WAVES + 6 * config.dim))
+    if time_dim < 8:
+        raise ValueError(
+            f"no twin of {config} has as many parameters: its tables of {vocabulary.size} ids leave none to tell the "
+            "time with; take a larger codebook or a smaller depth"
+        )
+    return mlp_dim, time_dim
+
+
+def flops(config: ModelConfig, mlp_dim: int, length: int, num_places: int, rows_out: int) -> int:
+    """Multiplications and additions of a forward pass over one sequence, each counted.
+
+    Args:
+        config: The shape.
+        mlp_dim: Inner width of its MLP.
+        length: Ids of the sequence.
+        num_places: Of them, those of the picture.
+        rows_out: What is multiplied at each of these before and after the blocks: rows of head and projection.
+
+    Attention counts as if every place saw every other, as torch's counter does. Norms, rotations and the map of the
+    time are left out.
+    """
+    inner, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    matrices = config.dim * (2 * inner + 2 * kv + 3 * mlp_dim)
+    attention = 2 * length * inner
+    return 2 * (config.depth * length * (matrices + attention) + num_places * rows_out * config.dim)

@@ -1,0 +1,193 @@
+"""Training the twin: foretell the velocity of noisy latents, in the loop that trains the autoregressive model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from data.pictures import by_shape, grid, to_images
+from data.sources import SourceConfig, open_source
+from diffusion.flow import FlowSampling, draw_times, mix
+from diffusion.network import FlowTransformer
+from diffusion.twin import TEXT_FILE, LatentSpace, Twin, collate
+from model.transformer import ModelConfig
+from runtime.checkpoint import write_atomic
+from runtime.config import to_dict
+from runtime.loop import LoopConfig
+from tokenizer.image import ImageTokenizer
+from tokenizer.sequence import Packed
+from tokenizer.text import TextTokenizer
+from tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class TwinTraining:
+    """A run that trains the twin on an image tokenizer's latents; what it shares with ModelTraining means the same."""
+
+    loop: LoopConfig
+    data: SourceConfig
+    validation: SourceConfig
+    # checkpoint folder of the image tokenizer
+    tokenizer: str
+    # shape of the autoregressive model whose twin this is
+    network: ModelConfig = field(default_factory=ModelConfig)
+    # how the trained model is to be sampled; stored with it
+    recipe: FlowSampling = field(default_factory=FlowSampling)
+    # ids of text, 256 bytes included
+    num_text: int = 512
+    # share of pictures to draw without their caption
+    caption_dropout: float = 0.1
+    # prompts of the validation set that are drawn and, where the source can, checked at each evaluation
+    num_samples: int = 64
+
+    def build(self, device: torch.device) -> "FlowObjective":
+        return FlowObjective(self, device)
+
+
+class FlowModel(nn.Module):
+    """The network and its loss."""
+
+    def __init__(self, network: FlowTransformer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        positions: Int[Tensor, "b t 2"],
+        is_image: Bool[Tensor, "b t"],
+        latents: Float[Tensor, "n c"],
+        step: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        times, noise = draw_times(len(ids), latents.device), torch.randn_like(latents)
+        errors = self.errors(ids, positions, is_image, latents, times, noise)
+        return errors.mean(), {}
+
+    def errors(
+        self, ids: Tensor, positions: Tensor, is_image: Tensor, latents: Tensor, times: Tensor, noise: Tensor
+    ) -> Float[Tensor, " b"]:
+        """Mean squared error of each picture's velocity."""
+        counts = is_image.sum(1)
+        each = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), counts)
+        moved = mix(latents, noise, times[each])
+        found = self.network(ids, positions, is_image, moved, times)
+        squares = ((found - (latents - noise)) ** 2).mean(1)
+        return torch.zeros_like(times).index_add(0, each, squares) / counts
+
+
+class FlowObjective:
+    """See runtime.loop.Objective."""
+
+    def __init__(self, config: TwinTraining, device: torch.device) -> None:
+        self.config = config
+        # It stays on the CPU, where the processes that load data also encode them.
+        tokenizer = ImageTokenizer.from_pretrained(Path(config.tokenizer)).requires_grad_(False)
+        self.source, self.validation = open_source(config.data), open_source(config.validation)
+        some = [self.source[index].image for index in range(min(len(self.source), 512))]
+        first = [some[place] for place in by_shape(some)[0]]
+        self.space = LatentSpace.of(tokenizer, to_images(np.stack(first)))
+        self.grids = [
+            (some[places[0]].shape[0] // tokenizer.stride, some[places[0]].shape[1] // tokenizer.stride)
+            for places in by_shape(some)
+        ]
+        self.text_tokenizer = self._text_tokenizer()
+        vocabulary = Vocabulary(self.text_tokenizer.num_text, tokenizer.codebook_size)
+        self.model = FlowModel(FlowTransformer(config.network, vocabulary, len(self.space.mean)))
+
+    def _text_tokenizer(self) -> TextTokenizer:
+        """Trained once; a resumed run reads what it wrote."""
+        path = Path(self.config.loop.out) / TEXT_FILE
+        if not path.exists():
+            captions = (
+                caption for index in range(min(len(self.source), 50_000)) for caption in self.source[index].captions
+            )
+            text = TextTokenizer.train(captions, self.config.num_text).to_json()
+            write_atomic(path, lambda beside: beside.write_text(text))
+        return TextTokenizer.from_json(path.read_text())
+
+    def outer_parameters(self) -> list[Tensor]:
+        """All that is no map between the blocks' widths."""
+        network = self.model.network
+        return [network.embedding.weight, network.offsets, network.project.weight, network.head.weight]
+
+    def dataset(self) -> "Pictures":
+        return Pictures(self.source, self.twin(self.model.network), self.config)
+
+    def length(self, item: tuple[Packed, np.ndarray]) -> int:
+        return len(item[0].ids)
+
+    def collate(self, items: list[tuple[Packed, np.ndarray]]) -> dict[str, Tensor]:
+        """Sequences, and the latents of their pictures."""
+        latents: dict[int, Tensor] = {}
+        for places in by_shape([pixels for _, pixels in items]):
+            encoded = self.space.encode(to_images(np.stack([items[place][1] for place in places])))
+            latents.update(zip(places, encoded.chunk(len(places)), strict=True))
+        together = torch.cat([latents[place] for place in range(len(items))])
+        return {**collate([packed for packed, _ in items]), "latents": together}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        """Losses on the validation set, also by tenth of the time, and pictures of its first prompts."""
+        assert isinstance(model, FlowModel)
+        twin, generator = self.twin(model.network), torch.Generator().manual_seed(0)
+        pictures = Pictures(self.validation, twin, self.config, dropout=0.0)
+        bins: list[list[float]] = [[] for _ in range(10)]
+        for start in range(0, len(pictures), 64):
+            batch = self.collate([pictures[0, index] for index in range(start, min(start + 64, len(pictures)))])
+            noise = torch.randn(batch["latents"].shape, generator=generator).to(twin.device)
+            batch = {name: tensor.to(twin.device) for name, tensor in batch.items()}
+            for tenth, found in enumerate(bins):
+                times = torch.full((len(batch["ids"]),), (tenth + 0.5) / 10, device=twin.device)
+                found += model.errors(**batch, times=times, noise=noise).tolist()
+        figures = {f"loss_at_{tenth / 10 + 0.05:.2f}": float(np.mean(found)) for tenth, found in enumerate(bins)}
+        figures["flow_loss"] = float(np.mean(bins))
+        if count := min(self.config.num_samples, len(self.validation)):
+            prompts = [self.validation[index].text for index in range(count)]
+            pixels = [np.asarray(image) for image in twin.generate(prompts).images]
+            folder.mkdir(parents=True, exist_ok=True)
+            grid(pixels).save(folder / "samples.png")
+            (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+            if (verdict := getattr(self.validation, "verdict", None)) is not None:
+                figures["prompt_adherence"] = float(np.mean([verdict(i, image).ok for i, image in enumerate(pixels)]))
+        return figures
+
+    def twin(self, network: FlowTransformer) -> Twin:
+        device = network.head.weight.device
+        space = LatentSpace(self.space.tokenizer, self.space.mean, self.space.deviation)
+        if device.type != "cpu":
+            import copy
+
+            space = LatentSpace(
+                copy.deepcopy(space.tokenizer).to(device), space.mean.to(device), space.deviation.to(device)
+            )
+        card = {"config": to_dict(self.config)}
+        return Twin(network, space, self.text_tokenizer, self.config.recipe, self.grids, card)
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        assert isinstance(model, FlowModel)
+        self.twin(model.network).save_pretrained(folder)
+
+
+class Pictures(torch.utils.data.Dataset[tuple[Packed, np.ndarray]]):
+    """Examples as sequences with pixels; which caption is told, if any, depends on seed, epoch and index alone."""
+
+    def __init__(self, source: Any, twin: Twin, config: TwinTraining, dropout: float | None = None) -> None:
+        self.source, self.twin, self.seed = source, twin, config.loop.seed
+        self.dropout = config.caption_dropout if dropout is None else dropout
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Packed, np.ndarray]:
+        epoch, index = key
+        rng, example = np.random.default_rng((self.seed, epoch, index)), self.source[index]
+        captions: Sequence[str] = example.captions
+        caption = None if rng.random() < self.dropout else captions[int(rng.integers(len(captions)))]
+        stride = self.twin.space.tokenizer.stride
+        rows, columns = example.image.shape[0] // stride, example.image.shape[1] // stride
+        return self.twin.sequence(caption, (rows, columns)), example.image

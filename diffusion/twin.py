@@ -1,0 +1,258 @@
+"""Twin: a trained flow with its tokenizers, from a checkpoint folder to pictures of prompts."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data.pictures import to_pixels
+from diffusion.flow import FlowSampling, num_passes, solve
+from diffusion.network import FlowTransformer
+from model.transformer import ModelConfig
+from runtime.checkpoint import load_folder, load_weights, save_folder
+from runtime.config import from_dict, to_dict
+from runtime.device import resolve_device
+from tasks.text_to_image import text_to_image
+from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.sequence import Packed, pack
+from tokenizer.text import TextTokenizer
+from tokenizer.vocabulary import PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODEL_TYPE = "plantain_twin"
+TEXT_FILE = "tokenizer.json"
+
+
+class LatentSpace:
+    """What flows: the image tokenizer's features before they are rounded, each channel with mean 0 and deviation 1.
+
+    They are decoded by way of the nearest codes, so that both contenders have the same ceiling.
+    """
+
+    def __init__(self, tokenizer: ImageTokenizer, mean: Float[Tensor, " c"], deviation: Float[Tensor, " c"]) -> None:
+        self.tokenizer, self.mean, self.deviation = tokenizer, mean, deviation
+
+    @classmethod
+    def of(cls, tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> "LatentSpace":
+        """The space that gives these images' features mean 0 and deviation 1."""
+        features = tokenizer.features(images)
+        return cls(tokenizer, features.mean((0, 2, 3)), features.std((0, 2, 3)))
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
+        """Latents of images, one after another in raster order."""
+        features = rearrange(self.tokenizer.features(images), "b c h w -> (b h w) c")
+        return (features - self.mean) / self.deviation
+
+    def codes(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Int[Tensor, "b h w"]:
+        """The nearest codes of latents of pictures of one grid (rows, columns)."""
+        features = rearrange(latents * self.deviation + self.mean, "(b h w) c -> b c h w", h=grid[0], w=grid[1])
+        return self.tokenizer.quantizer(features).codes
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Pictures, and what led to them; entry i of each list belongs to picture i."""
+
+    images: "list[Image]"
+    codes: Int[np.ndarray, "b h w"]
+    prompts: list[str | None]
+    sampling: FlowSampling
+    # forward passes of a picture
+    num_passes: int
+    # from the call to the last pixel
+    seconds: float
+
+
+class Twin:
+    """Draws pictures of prompts by following a flow.
+
+    Args:
+        network: Velocities of latents.
+        space: Between latents and pictures.
+        text_tokenizer: Text to ids.
+        recipe: How this model is best sampled; every call may differ from it.
+        grids: Grids (rows, columns) of latents that it was trained on.
+        card: What is known of the training.
+    """
+
+    def __init__(
+        self,
+        network: FlowTransformer,
+        space: LatentSpace,
+        text_tokenizer: TextTokenizer,
+        recipe: FlowSampling,
+        grids: Sequence[tuple[int, int]],
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        self.network, self.space, self.text_tokenizer = network.eval(), space, text_tokenizer
+        self.vocabulary = Vocabulary(text_tokenizer.num_text, space.tokenizer.codebook_size)
+        self.recipe, self.grids, self.card = recipe, [(rows, columns) for rows, columns in grids], card or {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.head.weight.device
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> "Twin":
+        """Reads what `save_pretrained` wrote. Never unpickles.
+
+        Raises:
+            FileNotFoundError: The folder or one of its files is missing.
+            ValueError: The folder holds something else, or a truncated file.
+        """
+        folder = Path(folder)
+        config, weights = load_folder(folder, (TEXT_FILE,))
+        if config.get("model_type") != MODEL_TYPE:
+            raise ValueError(
+                f"{folder} holds a {config.get('model_type')!r}, not a {MODEL_TYPE!r}: give a twin's folder"
+            )
+        device = resolve_device(device)
+        text = TextTokenizer.from_json((folder / TEXT_FILE).read_text())
+        tokenizer = ImageTokenizer(from_dict(ImageTokenizerConfig, config["image_tokenizer"])).eval()
+        load_weights(tokenizer, weights, folder, "image_tokenizer.")
+        vocabulary = Vocabulary(text.num_text, tokenizer.codebook_size)
+        mean, deviation = (weights[name].to(device) for name in ("mean", "deviation"))
+        network = FlowTransformer(from_dict(ModelConfig, config["transformer"]), vocabulary, len(mean))
+        load_weights(network, weights, folder, "network.")
+        space = LatentSpace(tokenizer.to(device), mean, deviation)
+        recipe = from_dict(FlowSampling, config["recipe"])
+        return cls(network.to(device), space, text, recipe, [tuple(grid) for grid in config["grids"]], config["card"])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `config.json`, `model.safetensors` and `tokenizer.json`; all of them or, on any error, none."""
+        tokenizer = self.space.tokenizer
+        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        weights |= {f"image_tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
+        weights |= {"mean": self.space.mean, "deviation": self.space.deviation}
+        config = {
+            "model_type": MODEL_TYPE,
+            "transformer": to_dict(self.network.config),
+            "image_tokenizer": to_dict(tokenizer.config),
+            "recipe": to_dict(self.recipe),
+            "grids": self.grids,
+            "card": self.card,
+        }
+        save_folder(Path(folder), config, weights, {TEXT_FILE: self.text_tokenizer.to_json()})
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str | None],
+        num_images: int = 1,
+        seed: int = 0,
+        grid: tuple[int, int] | None = None,
+        batch_size: int = 64,
+        **settings: Any,
+    ) -> Drawing:
+        """Draws pictures.
+
+        Args:
+            prompts: What to draw; None for a picture without a condition.
+            num_images: Of each prompt. Picture i of a prompt under a seed is the same alone or among others, to within
+                rounding.
+            seed: From 0 on.
+            grid: Rows and columns of latents; the first trained one by default.
+            batch_size: Pictures drawn at once.
+            settings: Fields of FlowSampling that differ from the recipe.
+
+        Raises:
+            ValueError: An argument is out of range, or a prompt too long.
+        """
+        started = time.perf_counter()
+        sampling, grid = replace(self.recipe, **settings), grid or self.grids[0]
+        if grid not in self.grids:
+            raise ValueError(f"a grid of {grid[0]}x{grid[1]} was never trained, only {self.grids}")
+        if num_images < 1 or batch_size < 1 or seed < 0:
+            raise ValueError(f"num_images {num_images} and batch_size {batch_size} start at 1, seed {seed} at 0")
+        wanted = [(prompt, number) for prompt in prompts for number in range(num_images)]
+        parts = []
+        for start in range(0, len(wanted), batch_size):
+            *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling)
+            parts.append(self.space.codes(latents, grid))
+        codes = torch.cat(parts)
+        pixels = np.concatenate([to_pixels(self.space.tokenizer.decode(part)) for part in codes.split(batch_size)])
+        return Drawing(
+            _pictures(pixels),
+            codes.cpu().numpy(),
+            [prompt for prompt, _ in wanted],
+            sampling,
+            num_passes(sampling),
+            time.perf_counter() - started,
+        )
+
+    @torch.no_grad()
+    def stream(self, prompt: str | None, seed: int = 0, **settings: Any) -> Iterator["Image"]:
+        """One picture as it is foreseen after each step; the last is what `generate` returns."""
+        sampling = replace(self.recipe, **settings)
+        for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling):
+            codes = self.space.codes(latents, self.grids[0])
+            yield _pictures(to_pixels(self.space.tokenizer.decode(codes)))[0]
+
+    def follow(
+        self,
+        wanted: Sequence[tuple[str | None, int]],
+        seed: int,
+        grid: tuple[int, int],
+        sampling: FlowSampling,
+    ) -> Iterator[Float[Tensor, "n c"]]:
+        """The latents that each step foresees, for prompts and the number of each picture under the seed."""
+        num_places, channels = grid[0] * grid[1], len(self.space.mean)
+        noise = [
+            torch.randn(
+                num_places, channels, generator=torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
+            )
+            for _, number in wanted
+        ]
+        told = collate([self.sequence(prompt, grid) for prompt, _ in wanted], self.device)
+        free = collate([self.sequence(None, grid)] * len(wanted), self.device)
+
+        def velocity(x: Tensor, at: float) -> Tensor:
+            times = torch.full((len(wanted),), at, device=x.device)
+            if sampling.guided(at) and sampling.guidance == 0:
+                return self.network(**free, latents=x, times=times)
+            slope = self.network(**told, latents=x, times=times)
+            if not sampling.guided(at):
+                return slope
+            away = self.network(**free, latents=x, times=times)
+            return away + sampling.guidance * (slope - away)
+
+        yield from solve(velocity, torch.cat(noise).to(self.device), sampling.num_steps, sampling.solver)
+
+    def sequence(self, prompt: str | None, grid: tuple[int, int]) -> Packed:
+        """What the network reads of a prompt and a picture to come."""
+        if prompt is not None and not prompt.strip():
+            raise ValueError("the prompt is empty: say what to draw, or give None for a picture without a condition")
+        ids = [] if prompt is None else self.text_tokenizer.encode(prompt)
+        packed = pack(text_to_image(ids, np.zeros(grid, np.int64)), self.vocabulary, self.network.config.positions)
+        if len(packed.ids) > self.network.config.max_length:
+            raise ValueError(f"the prompt is {len(ids)} tokens long, too long beside the picture: shorten it")
+        return packed
+
+
+def collate(items: Sequence[Packed], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Sequences as the network takes them, padded on the right."""
+    longest = max(len(item.ids) for item in items)
+    batch = {
+        "ids": torch.full((len(items), longest), PAD),
+        "positions": torch.zeros(len(items), longest, 2, dtype=torch.long),
+        "is_image": torch.zeros(len(items), longest, dtype=torch.bool),
+    }
+    for row, item in enumerate(items):
+        for name, tensor in batch.items():
+            tensor[row, : len(item.ids)] = torch.from_numpy(getattr(item, name))
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _pictures(pixels: np.ndarray) -> "list[Image]":
+    from PIL import Image
+
+    return [Image.fromarray(image) for image in pixels]
