@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 # the packages whose shape and type annotations the tests check while they run
-CHECKED := data,tokenizer,model,diffusion,runtime,tasks,metrics
+CHECKED := data,tokenizer,model,diffusion,runtime,tasks,metrics,study
 
 .PHONY: demo test lint
 demo: $(INSTALLED)
@@ -25,5 +25,5 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev,tracking]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev,tracking,plot]'
 	touch $@

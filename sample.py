@@ -172,9 +172,8 @@ def _flow(arguments: argparse.Namespace, prompts: list[str]) -> Any:
     twin = Twin.from_pretrained(arguments.checkpoint, arguments.device)
     names = {"guidance": arguments.guidance, "num_steps": arguments.steps, "solver": arguments.solver}
     settings = {name: value for name, value in names.items() if value is not None}
-    size, stride = _parse_size(arguments.size), twin.space.tokenizer.stride
-    grid = None if size is None else (size[0] // stride, size[1] // stride)
-    return twin.generate(prompts, arguments.num_images, arguments.seed, grid, arguments.batch_size, **settings)
+    size = _parse_size(arguments.size)
+    return twin.generate(prompts, arguments.num_images, arguments.seed, size, arguments.batch_size, **settings)
 
 
 def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int] | None) -> Callable[..., Any]:

@@ -39,15 +39,18 @@ class FlowTransformer(nn.Module):
         config: The shape of the autoregressive model; the MLP here is wider, see `matched`.
         vocabulary: Its ids, of which only specials and text are embedded.
         latent_dim: Channels of a latent.
+        picture_share: Of the ids of a sequence of training, those of the picture, on average.
 
     Source: Chen et al., "PixArt-alpha", section 2.3 (adaLN-single: one map from time, and an offset for each block).
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, latent_dim: int) -> None:
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, latent_dim: int, picture_share: float = 0.8
+    ) -> None:
         super().__init__()
-        self.config = config
-        mlp_dim, time_dim = matched(config, vocabulary, latent_dim)
-        inner = replace(config, mlp_dim=mlp_dim)
+        self.config, self.picture_share = config, picture_share
+        self.mlp_dim, time_dim = matched(config, vocabulary, latent_dim, picture_share)
+        inner = replace(config, mlp_dim=self.mlp_dim)
         self.embedding = nn.Embedding(vocabulary.text_block.stop, config.dim)
         self.project = Linear(latent_dim, config.dim)
         told = Linear(time_dim, 6 * config.dim)
@@ -102,16 +105,16 @@ def waves(times: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-def matched(config: ModelConfig, vocabulary: Vocabulary, latent_dim: int) -> tuple[int, int]:
+def matched(config: ModelConfig, vocabulary: Vocabulary, latent_dim: int, picture_share: float) -> tuple[int, int]:
     """Widths of the MLP and of the time's map with which the twin is as large and as costly as the other.
 
-    What the other spends on predicting codes, at each place one row of its head for each code, goes into the MLP; what
-    its tables hold goes into the map of the time, which costs next to nothing at a place.
+    What the other spends on predicting codes, at each place one row of its head for each code, goes into the MLP, which
+    is asked at every id; what its tables hold beside that goes into the map of the time, which costs next to nothing.
 
     Raises:
         ValueError: The shape is so small that the parts don't match to within 2%.
     """
-    spare = vocabulary.codebook_size - 2 * latent_dim
+    spare = picture_share * (vocabulary.codebook_size - 2 * latent_dim)
     mlp_dim = config.mlp_dim + max(0, round(spare / (3 * config.depth) / 8)) * 8
     ours = 3 * config.dim * config.depth * (mlp_dim - config.mlp_dim) + config.dim * (
         vocabulary.text_block.stop + 2 * latent_dim + 6 * config.depth

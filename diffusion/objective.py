@@ -19,8 +19,9 @@ from model.transformer import ModelConfig
 from runtime.checkpoint import write_atomic
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
+from tasks.text_to_image import text_to_image
 from tokenizer.image import ImageTokenizer
-from tokenizer.sequence import Packed
+from tokenizer.sequence import Packed, pack
 from tokenizer.text import TextTokenizer
 from tokenizer.vocabulary import Vocabulary
 
@@ -97,7 +98,13 @@ class FlowObjective:
         ]
         self.text_tokenizer = self._text_tokenizer()
         vocabulary = Vocabulary(self.text_tokenizer.num_text, tokenizer.codebook_size)
-        self.model = FlowModel(FlowTransformer(config.network, vocabulary, len(self.space.mean)))
+        encode, (rows, columns) = self.text_tokenizer.encode, self.grids[0]
+        lengths = [
+            len(pack(text_to_image(encode(caption), np.zeros((rows, columns), np.int64)), vocabulary, "grid").ids)
+            for caption in (self.source[place].text for place in range(len(some)))
+        ]
+        share = rows * columns / float(np.mean(lengths))
+        self.model = FlowModel(FlowTransformer(config.network, vocabulary, len(self.space.mean), share))
 
     def _text_tokenizer(self) -> TextTokenizer:
         """Trained once; a resumed run reads what it wrote."""

@@ -63,7 +63,8 @@ class Drawing:
     """Pictures, and what led to them; entry i of each list belongs to picture i."""
 
     images: "list[Image]"
-    codes: Int[np.ndarray, "b h w"]
+    # grids of codes, each (rows, columns)
+    codes: list[Int[np.ndarray, "_ _"]]
     prompts: list[str | None]
     sampling: FlowSampling
     # forward passes of a picture
@@ -98,6 +99,10 @@ class Twin:
         self.recipe, self.grids, self.card = recipe, [(rows, columns) for rows, columns in grids], card or {}
 
     @property
+    def image_tokenizer(self) -> ImageTokenizer:
+        return self.space.tokenizer
+
+    @property
     def device(self) -> torch.device:
         return self.network.head.weight.device
 
@@ -121,7 +126,9 @@ class Twin:
         load_weights(tokenizer, weights, folder, "image_tokenizer.")
         vocabulary = Vocabulary(text.num_text, tokenizer.codebook_size)
         mean, deviation = (weights[name].to(device) for name in ("mean", "deviation"))
-        network = FlowTransformer(from_dict(ModelConfig, config["transformer"]), vocabulary, len(mean))
+        network = FlowTransformer(
+            from_dict(ModelConfig, config["transformer"]), vocabulary, len(mean), config["picture_share"]
+        )
         load_weights(network, weights, folder, "network.")
         space = LatentSpace(tokenizer.to(device), mean, deviation)
         recipe = from_dict(FlowSampling, config["recipe"])
@@ -136,6 +143,7 @@ class Twin:
         config = {
             "model_type": MODEL_TYPE,
             "transformer": to_dict(self.network.config),
+            "picture_share": self.network.picture_share,
             "image_tokenizer": to_dict(tokenizer.config),
             "recipe": to_dict(self.recipe),
             "grids": self.grids,
@@ -146,21 +154,21 @@ class Twin:
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[str | None],
+        prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
-        grid: tuple[int, int] | None = None,
+        size: tuple[int, int] | None = None,
         batch_size: int = 64,
         **settings: Any,
     ) -> Drawing:
         """Draws pictures.
 
         Args:
-            prompts: What to draw; None for a picture without a condition.
+            prompt: What to draw, or several; None for a picture without a condition.
             num_images: Of each prompt. Picture i of a prompt under a seed is the same alone or among others, to within
                 rounding.
             seed: From 0 on.
-            grid: Rows and columns of latents; the first trained one by default.
+            size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once.
             settings: Fields of FlowSampling that differ from the recipe.
 
@@ -168,12 +176,11 @@ class Twin:
             ValueError: An argument is out of range, or a prompt too long.
         """
         started = time.perf_counter()
-        sampling, grid = replace(self.recipe, **settings), grid or self.grids[0]
-        if grid not in self.grids:
-            raise ValueError(f"a grid of {grid[0]}x{grid[1]} was never trained, only {self.grids}")
+        sampling, grid = replace(self.recipe, **settings), self.image_tokenizer.grid_of(size, self.grids)
         if num_images < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"num_images {num_images} and batch_size {batch_size} start at 1, seed {seed} at 0")
-        wanted = [(prompt, number) for prompt in prompts for number in range(num_images)]
+        prompts = [prompt] if prompt is None or isinstance(prompt, str) else prompt
+        wanted = [(text, number) for text in prompts for number in range(num_images)]
         parts = []
         for start in range(0, len(wanted), batch_size):
             *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling)
@@ -182,8 +189,8 @@ class Twin:
         pixels = np.concatenate([to_pixels(self.space.tokenizer.decode(part)) for part in codes.split(batch_size)])
         return Drawing(
             _pictures(pixels),
-            codes.cpu().numpy(),
-            [prompt for prompt, _ in wanted],
+            list(codes.cpu().numpy()),
+            [text for text, _ in wanted],
             sampling,
             num_passes(sampling),
             time.perf_counter() - started,

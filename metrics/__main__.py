@@ -100,39 +100,13 @@ def judge(
         extractor: See metrics.extractors.
         reference, samples, redrawn, others: uint8 (n, H, W, 3), as many of each.
     """
-    from metrics.distances import frechet_distance, frechet_distance_limit, kernel_distance, neighbours
+    from metrics.distances import compare
+    from metrics.extractors import features_of
 
     true = features_of(extractor, reference)
-    sets = {}
-    for name, pixels in (("samples", samples), ("reconstructions", redrawn), ("true pictures", others)):
-        found = features_of(extractor, pixels)
-        kernel = kernel_distance(found, true)
-        sets[name] = {
-            "frechet": frechet_distance(found, true),
-            "frechet_limit": frechet_distance_limit(found, true),
-            "kernel": kernel.value,
-            "kernel_error": kernel.error,
-            **neighbours(found, true)._asdict(),
-        }
+    pictures = {"samples": samples, "reconstructions": redrawn, "true pictures": others}
+    sets = {name: compare(features_of(extractor, pixels), true) for name, pixels in pictures.items()}
     return {"extractor": extractor.name, "num_samples": len(samples), "sets": sets}
-
-
-def features_of(extractor: Any, pixels: np.ndarray, batch_size: int = 100) -> Any:
-    """Features (n, d) of pictures.
-
-    Raises:
-        ValueError: The pictures are no bytes of three colours.
-    """
-    import torch
-
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-        raise ValueError(
-            f"pictures are {pixels.dtype} of shape {pixels.shape}, but have to be uint8 (n, height, width, 3): convert "
-            "what is in [-1, 1] with data.pictures.to_pixels"
-        )
-    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        return torch.cat([extractor(part) for part in channels_first.split(batch_size)])
 
 
 def save_npz(path: Path, samples: Sequence[np.ndarray] | np.ndarray) -> None:

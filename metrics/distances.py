@@ -30,6 +30,18 @@ class Neighbours(NamedTuple):
     coverage: float
 
 
+def compare(samples: Features, reference: Features) -> dict[str, float]:
+    """All figures of this file, by name; raises as they do."""
+    kernel = kernel_distance(samples, reference)
+    return {
+        "frechet": frechet_distance(samples, reference),
+        "frechet_limit": frechet_distance_limit(samples, reference),
+        "kernel": kernel.value,
+        "kernel_error": kernel.error,
+        **neighbours(samples, reference)._asdict(),
+    }
+
+
 def frechet_distance(samples: Features, reference: Features) -> float:
     """Squared Frechet distance between the Gaussians of two sets.
 
@@ -133,6 +145,35 @@ def neighbours(samples: Features, reference: Features, num_nearest: int = 5) -> 
         density=float(near.double().sum(0).mean() / num_nearest),
         coverage=float(near.any(1).double().mean()),
     )
+
+
+def near_copies(samples: Features, training: Features, held_out: Features, share: float = 0.01) -> float:
+    """Share of samples that are nearer to a picture of the training set than all but `share` of held-out pictures are.
+
+    A model that copies nothing comes to about `share`.
+
+    Args:
+        samples: (n, features).
+        training: Of pictures that were learned from; more of them find more copies.
+        held_out: Of pictures that were not.
+        share: Of the held-out pictures, those that count as near by chance.
+    """
+    near, usual = (torch.cdist(rows.double(), training.double()).amin(1) for rows in (samples, held_out))
+    return float((near < usual.quantile(share)).double().mean())
+
+
+def spread(features: Float[Tensor, "prompts images features"]) -> float:
+    """How far apart pictures of one prompt are, as a share of that of different prompts: 0 to about 1.
+
+    Args:
+        features: Of as many pictures, two or more, of each of two or more prompts.
+    """
+    rows = features.double()
+    apart = torch.cdist(rows.flatten(0, 1), rows.flatten(0, 1))
+    prompt = torch.arange(len(rows)).repeat_interleave(rows.shape[1])
+    same = prompt[:, None] == prompt[None, :]
+    other = ~torch.eye(len(prompt), dtype=torch.bool)
+    return float(apart[same & other].mean() / apart[~same].mean())
 
 
 def _reach(features: Features, num_nearest: int) -> Float[Tensor, " _"]:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 class Extractor(Protocol):
     """Pictures to features. Distances are only comparable where the name is the same."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]: ...
 
@@ -46,3 +48,21 @@ class RandomConvolutions(nn.Module):
             x = F.leaky_relu(stage(x), 0.2)
             features += [x.mean((2, 3)), x.std((2, 3))]
         return torch.cat(features, 1)
+
+
+def features_of(
+    extractor: Extractor, pixels: UInt8[np.ndarray, "n H W 3"], batch_size: int = 100
+) -> Float[Tensor, "n d"]:
+    """Features (n, d) of pictures.
+
+    Raises:
+        ValueError: The pictures are no bytes of three colours.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ValueError(
+            f"pictures are {pixels.dtype} of shape {pixels.shape}, but have to be uint8 (n, height, width, 3): convert "
+            "what is in [-1, 1] with data.pictures.to_pixels"
+        )
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return torch.cat([extractor(part) for part in channels_first.split(batch_size)])

@@ -430,7 +430,7 @@ def draw_images(
             width, limit = window, session.cache.max_length
             if engine is None:  # nothing needs to keep its shape
                 width = min(window, left)
-                limit = min(longest + passes * window + width, limit)
+                limit = min(longest - 1 + passes * window + width, limit)
             run(session, width, limit)
             passes += 1
             if window == 1:

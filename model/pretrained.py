@@ -188,15 +188,7 @@ class Pretrained:
         Raises:
             ValueError: The size was never trained.
         """
-        if size is None:
-            return self.grids[0]
-        self.image_tokenizer.check_size(*size)
-        stride = self.image_tokenizer.stride
-        grid = (size[0] // stride, size[1] // stride)
-        if grid not in self.grids:
-            known = ", ".join(f"{rows * stride}x{columns * stride}" for rows, columns in self.grids)
-            raise ValueError(f"size {size[0]}x{size[1]} (height x width) was never trained: this model draws {known}")
-        return grid
+        return self.image_tokenizer.grid_of(size, self.grids)
 
     def must_know(self, ability: str) -> None:
         """Raises ValueError unless the model has learnt an ability."""

@@ -12,9 +12,16 @@ import torch
 from PIL import Image, ImageFilter
 
 from data.shapes.source import Shapes, ShapesConfig
-from metrics.__main__ import features_of, judge, save_npz
-from metrics.distances import frechet_distance, frechet_distance_limit, kernel_distance, neighbours
-from metrics.extractors import RandomConvolutions
+from metrics.__main__ import judge, save_npz
+from metrics.distances import (
+    frechet_distance,
+    frechet_distance_limit,
+    kernel_distance,
+    near_copies,
+    neighbours,
+    spread,
+)
+from metrics.extractors import RandomConvolutions, features_of
 
 ROOT = Path(__file__).parent.parent
 COUNT = 200
@@ -87,6 +94,22 @@ def test_sets_that_cannot_be_compared_are_refused(distance):
     for other, message in ((x[:40], "as many"), (x[:, :3], "as many"), (x[:1], "at least 2"), (x / 0, "not finite")):
         with pytest.raises(ValueError, match=message):
             distance(other, x)
+
+
+def test_copies_are_seen_and_new_pictures_are_not_taken_for_copies():
+    training, held_out, fresh = (normal(400, 16, seed) for seed in range(3))
+    assert near_copies(fresh, training, held_out) < 0.04
+    copied = torch.cat([training[:100] + 1e-3, fresh[:300]])
+    assert near_copies(copied, training, held_out) == pytest.approx(
+        0.25 + 0.75 * near_copies(fresh, training, held_out), abs=0.02
+    )
+
+
+def test_the_spread_of_a_prompts_pictures_lies_between_none_and_that_of_all():
+    middles = normal(100, 16, 0)[:, None]
+    for scale, expected in ((0.0, 0.0), (0.5, 0.447), (100.0, 1.0)):
+        pictures = middles + scale * normal(100 * 6, 16, 1).view(100, 6, 16)
+        assert spread(pictures) == pytest.approx(expected, abs=0.03)  # scale / sqrt(1 + scale^2)
 
 
 def test_sets_too_small_for_what_is_asked_are_refused():

@@ -264,15 +264,19 @@ def test_a_truncated_file_is_refused(saved: Path, name: str, share: float):
         Plantain.from_pretrained(saved)
 
 
-def test_another_kind_of_model_is_refused_both_ways(tiny: Callable, saved: Path):
+def test_an_image_tokenizer_is_no_model_but_a_model_has_one(tiny: Callable, saved: Path):
     folder = saved.with_name("tokenizer")
     plantain: Plantain = tiny()
     plantain.image_tokenizer.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(plantain.text_tokenizer.to_json())
     with pytest.raises(ValueError, match="holds a 'plantain_image_tokenizer', not a 'plantain'"):
         Plantain.from_pretrained(folder)
+    within = type(plantain.image_tokenizer).from_pretrained(saved)
+    assert within.digest == plantain.image_tokenizer.digest
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "something"}))
     with pytest.raises(ValueError, match="holds no image tokenizer"):
-        type(plantain.image_tokenizer).from_pretrained(saved)
+        type(plantain.image_tokenizer).from_pretrained(folder)
 
 
 def test_another_image_tokenizers_weights_are_refused(tiny: Callable, saved: Path):

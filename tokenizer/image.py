@@ -1,5 +1,6 @@
 """ImageTokenizer: images -> codes on a grid, and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +98,22 @@ class ImageTokenizer(nn.Module):
                 f"crop or resize each side to a multiple of {self.stride}, such as {low} or {high}"
             )
 
+    def grid_of(self, size: tuple[int, int] | None, trained: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The grid (rows, columns) of codes of pictures of a size (height, width), one of those that a model was
+        trained on; None for the first.
+
+        Raises:
+            ValueError: The size was never trained.
+        """
+        if size is None:
+            return trained[0]
+        self.check_size(*size)
+        grid = (size[0] // self.stride, size[1] // self.stride)
+        if grid not in trained:
+            known = ", ".join(f"{rows * self.stride}x{columns * self.stride}" for rows, columns in trained)
+            raise ValueError(f"size {size[0]}x{size[1]} (height x width) was never trained: this model draws {known}")
+        return grid
+
     @cached_property
     def digest(self) -> str:
         """The name of the codes: of all that makes them of images, as it was when it was first asked for.
@@ -112,15 +129,16 @@ class ImageTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "ImageTokenizer":
-        """Reads what `save_pretrained` wrote.
+        """Reads what `save_pretrained` wrote, or the image tokenizer within a model's folder.
 
         Raises:
             FileNotFoundError: The folder or one of its files is missing.
             ValueError: The folder holds something else, or a truncated file.
         """
         config, weights = load_folder(folder)
-        if config.pop("model_type", None) != "plantain_image_tokenizer":
+        within = "image_tokenizer" in config
+        if config.pop("model_type", None) != "plantain_image_tokenizer" and not within:
             raise ValueError(f"{folder} holds no image tokenizer: give the `checkpoint` folder of a tokenizer's run")
-        tokenizer = cls(from_dict(ImageTokenizerConfig, config))
-        load_weights(tokenizer, weights, folder)
+        tokenizer = cls(from_dict(ImageTokenizerConfig, config["image_tokenizer"] if within else config))
+        load_weights(tokenizer, weights, folder, "image_tokenizer." if within else "")
         return tokenizer.eval()

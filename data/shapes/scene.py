@@ -167,6 +167,12 @@ WORLDS = {
         num_objects=(1, 2),
         radii=(("small", 0.17, 0.185), ("large", 0.215, 0.235)),
     ),
+    # the same with one object, which is learned in minutes
+    "single32": World(
+        shapes=("circle", "square", "triangle", "cross"),
+        num_objects=(1, 1),
+        radii=(("small", 0.17, 0.185), ("large", 0.215, 0.235)),
+    ),
 }
 
 

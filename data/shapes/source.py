@@ -64,6 +64,8 @@ class Shapes:
                 raise ValueError(
                     f"sizes has {size}, whose shorter side is not image_size, {config.image_size}: change one of them"
                 )
+        if config.split in ("count", "relation") and WORLDS[config.world].num_objects[1] < 2:
+            raise ValueError(f"the split {config.split!r} needs several objects, but {config.world!r} has one a scene")
         if config.num_questions < 0:
             raise ValueError(f"num_questions has to be 0 or more, not {config.num_questions}")
         if config.edits and config.split == "relation":

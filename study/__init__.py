@@ -1,0 +1,1 @@
+"""Autoregression against diffusion: a plan, its cells, and the report that is computed from them."""

@@ -1,0 +1,399 @@
+"""The report of a study: one HTML file that needs no other, the same in Markdown, and all numbers as JSON."""
+
+import base64
+import html
+import importlib
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from runtime.checkpoint import write_atomic
+from study.cells import Study
+from study.contenders import CONTENDERS
+from study.figures import figures
+from study.plan import name_of
+
+_COLOURS = {"autoregression": "#c2571a", "diffusion": "#2a6f97"}
+_SHOWN = 8  # prompts whose pictures are shown side by side
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; } svg, img { max-width: 100%; height: auto; image-rendering: pixelated; }
+figcaption, .small { color: #555; font-size: 13px; }
+"""
+
+
+class Table(NamedTuple):
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    """A drawing as SVG or PNG, with its file's name in the Markdown report."""
+
+    name: str
+    content: bytes
+    caption: str
+
+
+Part = str | Table | Figure | list[str]
+
+
+def write(study: Study) -> list[Path]:
+    """Computes the report and writes it into the study's folder.
+
+    Raises:
+        FileNotFoundError: A cell is not done.
+    """
+    found = figures(study)
+    parts = list(_parts(study, found))
+    texts = {
+        "report.json": json.dumps(_plain(found), indent=1, allow_nan=False) + "\n",
+        "report.html": _html(found, parts),
+        "report.md": _markdown(parts),
+    }
+    for part in parts:
+        if isinstance(part, Figure):
+            _write(study.folder / part.name, part.content)
+    paths = [study.folder / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        _write(path, text.encode())
+    return paths
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda beside: beside.write_bytes(content))
+
+
+def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
+    plan = study.plan
+    yield "# " + plan.question
+    yield "## What the intervals say"
+    yield found["conclusion"]
+    yield (
+        f"All numbers follow from the lines under `cells/`, of plan `{study.digest}`. Intervals hold the true mean "
+        f"over trainings with {plan.confidence:.0%} confidence, by Student's distribution over the seeds of training; "
+        "differences are taken seed by seed."
+    )
+    yield "## What was equal"
+    yield _matching(found)
+    yield "## Quality"
+    for extractor in found["extractors"]:
+        yield _quality(found, extractor)
+    variety = ", ".join(f"{name} {one['value']:.3f}" for name, one in found["variety"].items())
+    yield (
+        "How much pictures of one prompt differ, as a share of how much those of different prompts do, means over "
+        f"seeds: {variety}."
+    )
+    if any(one["facts"] for row in found["quality"] for one in row["seeds"]):
+        yield "## Facts"
+        yield _facts(found)
+    yield "## Price"
+    yield _price(found)
+    yield from _fronts(found)
+    yield _by_batch(found)
+    yield "## Learning"
+    yield from _curves(found)
+    yield "## Pictures"
+    yield _samples(study)
+    yield "## Tuning"
+    yield _tuning(found)
+    yield "## What was not equal"
+    yield list(plan.unmatched)
+    yield _limits(found)
+    yield "## Cells"
+    yield _cells(found)
+
+
+def _matching(found: dict[str, Any]) -> Table:
+    rows = []
+    for contest in found["plan"]["contests"]:
+        for line in found["match"][contest["name"]]:
+            parts = ", ".join(f"{name} {count:,}" for name, count in line["parameters"].items())
+            examples = contest["num_steps"] * found["plan"]["loop"]["batch_size"]
+            epochs = examples / contest["data"].get("num_examples", math.nan)
+            rows.append(
+                [
+                    contest["name"],
+                    line["contender"],
+                    f"{line['total']:,}",
+                    f"{line['flops'] * 3 * found['plan']['loop']['batch_size'] / 1e9:,.1f}",
+                    f"{contest['num_steps']:,}",
+                    f"{examples:,}",
+                    "" if math.isnan(epochs) else f"{epochs:.2f}",
+                    str(len(contest["seeds"])),
+                    parts,
+                ]
+            )
+    header = ["contest", "contender", "parameters", "GFLOP a step", "steps", "examples", "epochs", "seeds", "parts"]
+    return Table(header, rows, "Operations of a step are three times those of its forward pass.")
+
+
+def _quality(found: dict[str, Any], extractor: str) -> Table:
+    shares = ("precision", "recall", "density", "coverage")
+    header = ["contest", "test", "contender", "way", "adherence", "FD", "its limit", "kernel distance x 1,000"]
+    header += [*shares, "copied", "near copies"]
+    rows = []
+    for row in found["quality"]:
+        one = row["distances"][extractor]
+        copied, near = (np.mean([seed[name] for seed in row["seeds"]]) for name in ("copied", "near_copies"))
+        kernel = [1000 * value for value in one["kernel"]]
+        rows.append(
+            [row["contest"], row["test"], row["contender"], row["way"], _percent(row["adherence"])]
+            + [_interval(one["frechet"], 3), _interval(one["frechet_limit"], 3), _interval(kernel, 2)]
+            + [*(f"{one[share][0]:.2f}" for share in shares), f"{copied:.1%}", f"{near:.1%}"]
+        )
+    for test, truth in found["truth"].items():
+        for name in ("reconstructions", "true pictures"):
+            one = truth[name][extractor]
+            adherence = f"{truth['adherence'][0]:.1%}" if name == "reconstructions" else ""
+            numbers = [f"{one['frechet']:.3f}", f"{one['frechet_limit']:.3f}", f"{1000 * one['kernel']:.2f}"]
+            copied = f"{truth['copied']:.1%}" if name == "true pictures" else ""
+            rows.append(
+                ["", test, name, "", adherence, *numbers, *(f"{one[share]:.2f}" for share in shares), copied, ""]
+            )
+    sizes = ", ".join(f"{truth['num_pictures']:,} of {test}" for test, truth in found["truth"].items())
+    note = (
+        f"FD is the Frechet distance of features `{extractor}` of {sizes}; other true pictures give its floor. Copied: "
+        "pictures whose codes are those of a picture that training had; near copies: pictures nearer to one of these "
+        "than 99% of the test's own are."
+    )
+    return Table(header, rows, note)
+
+
+def _facts(found: dict[str, Any]) -> Table:
+    names = sorted({name for row in found["quality"] for one in row["seeds"] for name in one["facts"]})
+    rows = []
+    for row in found["quality"]:
+        if row["way"] == "best":
+            shares = [[one["facts"][name] for one in row["seeds"] if name in one["facts"]] for name in names]
+            rows.append(
+                [row["contest"], row["test"], row["contender"]]
+                + [f"{np.mean(given):.1%}" if given else "" for given in shares]
+            )
+    note = "Share of the prompts stating a kind of fact whose picture has it right, over all seeds."
+    return Table(["contest", "test", "contender", *names], rows, note)
+
+
+def _price(found: dict[str, Any]) -> Table:
+    header = ["contender", "way", "at once", "passes", "GFLOP a picture", "time", "95% of times", "pictures a unit"]
+    header += ["cache, KiB"]
+    rows = []
+    for row in found["cost"]:
+        rows.append(
+            [row["contender"], row["way"], str(row["batch_size"]), f"{row['passes']:.0f}", f"{row['flops'] / 1e9:.3f}"]
+            + [f"{row['median']:.2f}", f"{row['p95']:.2f}", f"{row['pictures_a_unit']:.2f}"]
+            + [f"{row['cache_bytes'] / 1024:,.0f}"]
+        )
+    accelerator = next(cell["machine"]["accelerator"] for cell in found["cells"] if cell["cell"] == "cost")
+    unit = found["cost"][0]["unit_seconds"]
+    absolute = f", here {1000 * unit:.1f} ms on {accelerator}" if accelerator else ""
+    note = (
+        f"Times are of all the pictures drawn at once, their decoding included, in units of what autoregression takes "
+        f"for one picture, code by code{absolute}: medians and 95% quantiles of turns taken in one process. Passes "
+        "of guided drawing count both sequences."
+    )
+    return Table(header, rows, note)
+
+
+def _fronts(found: dict[str, Any]) -> Iterator[Figure]:
+    labels = {"passes": "forward passes", "flops": "operations", "latency": "time of one picture"}
+    figure, axes = _canvas(len(labels), 3.2)
+    for place, (price, label) in zip(axes, labels.items(), strict=True):
+        points = found["fronts"][price]
+        for contender, colour in _COLOURS.items():
+            mine = sorted((one for one in points if one["contender"] == contender), key=lambda one: one["price"])
+            if contender == "diffusion":
+                place.plot([one["price"] for one in mine], [one["adherence"] for one in mine], color=colour, lw=0.8)
+            for one in mine:
+                filled = colour if one["on_front"] else "white"
+                place.plot(one["price"], one["adherence"], "o", color=colour, mfc=filled, ms=6)
+                place.annotate(one["way"], (one["price"], one["adherence"]), (4, 4), textcoords="offset points", size=7)
+        place.set_xscale("log")
+        place.set_xlabel(label)
+    axes[0].set_ylabel("adherence")
+    yield Figure("fronts.svg", _svg(figure), "Adherence and its price. Filled: nothing as cheap is better.")
+
+
+def _by_batch(found: dict[str, Any]) -> Figure:
+    figure, (axes,) = _canvas(1, 3.2)
+    ways = {(row["contender"], row["way"]) for row in found["cost"]}
+    for contender, way in sorted(ways):
+        mine = [row for row in found["cost"] if (row["contender"], row["way"]) == (contender, way)]
+        style = "-" if way in ("sequential", "best") else "--" if way == "jacobi" else ":"
+        sizes = [row["batch_size"] for row in mine]
+        axes.plot(sizes, [row["pictures_a_unit"] for row in mine], style, color=_COLOURS[contender], marker=".")
+        axes.annotate(way, (sizes[-1], mine[-1]["pictures_a_unit"]), (4, 0), textcoords="offset points", size=7)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("pictures at once")
+    axes.set_ylabel("pictures a unit of time")
+    return Figure("batches.svg", _svg(figure), "Throughput by the number of pictures drawn at once.")
+
+
+def _curves(found: dict[str, Any]) -> Iterator[Figure]:
+    figure, axes = _canvas(3, 3.2)
+    contest = found["plan"]["contests"][0]["name"]
+    for place, (contender, colour) in zip(axes, _COLOURS.items(), strict=False):
+        for lines in found["curves"][contest][contender].values():
+            trained = [line for line in lines if line["part"] == "train"]
+            place.plot([line["step"] for line in trained], [line["loss"] for line in trained], color=colour, lw=0.8)
+        place.set_title(contender, size=9)
+        place.set_xlabel("step")
+        place.set_ylabel("loss of training")
+    for lines in found["curves"][contest]["diffusion"].values():
+        last = [line for line in lines if line["part"] == "validation"][-1]
+        bins = {float(name.removeprefix("loss_at_")): value for name, value in last.items() if "loss_at_" in name}
+        axes[2].plot(list(bins), list(bins.values()), color=_COLOURS["diffusion"], marker=".", lw=0.8)
+    axes[2].set_title("diffusion, held out", size=9)
+    axes[2].set_xlabel("time, from noise to picture")
+    axes[2].set_ylabel("loss")
+    yield Figure("curves.svg", _svg(figure), "A line for each seed.")
+
+
+def _samples(study: Study) -> Figure:
+    """The first prompts' pictures: the true one, then each contender's of the first seed."""
+    from PIL import Image
+
+    contest, test = study.plan.contests[0], study.plan.tests[0]
+    _, truth = study.read(f"truth.{name_of(test)}")
+    rows = [[line["codes"] for line in truth[:_SHOWN]]]
+    for contender in CONTENDERS:
+        _, lines = study.read(study.drawing(contest, contender, contest.seeds[0], test, "best"))
+        rows.append([line["codes"] for line in lines[:_SHOWN]])
+    pixels = study.paint(torch.tensor(rows).flatten(0, 1))
+    height, width = pixels.shape[1:3]
+    sheet = np.full((3 * (height + 2), _SHOWN * (width + 2), 3), 255, np.uint8)
+    for place, picture in enumerate(pixels):
+        top, left = place // _SHOWN * (height + 2), place % _SHOWN * (width + 2)
+        sheet[top : top + height, left : left + width] = picture
+    scale = max(1, 96 // width)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(buffer, "PNG")
+    prompts = "; ".join(line["caption"] for line in truth[:_SHOWN])
+    caption = f"True pictures, autoregression, diffusion, of the first prompts of {name_of(test)}: {prompts}."
+    return Figure("samples.png", buffer.getvalue(), caption)
+
+
+def _tuning(found: dict[str, Any]) -> Table:
+    rows = []
+    for contest, contenders in found["tuning"].items():
+        for contender, tuning in contenders.items():
+            for one in tuning["tried"]:
+                shown = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
+                mark = "yes" if one["settings"] == tuning["chosen"] else ""
+                rows.append([contest, contender, shown, f"{one['score']:.1%}", mark])
+    count = next(iter(next(iter(found["tuning"].values())).values()))["num_pictures"]
+    note = f"Adherence of {count:,} pictures of {found['plan']['validation'].get('split', '')}, first seed."
+    return Table(["contest", "contender", "settings", "adherence", "chosen"], rows, note)
+
+
+def _limits(found: dict[str, Any]) -> str:
+    machines = {json.dumps(cell["machine"], sort_keys=True) for cell in found["cells"]}
+    shown = "; ".join(
+        f"{one['accelerator'] or str(one['cores']) + ' cores of ' + one['processor']}, torch {one['torch']}"
+        for one in map(json.loads, sorted(machines))
+    )
+    return f"Run on {shown}. Arithmetic: {found['plan']['loop']['precision']} in training, fp32 on a CPU in drawing."
+
+
+def _cells(found: dict[str, Any]) -> Table:
+    rows = [[cell["cell"], cell["commit"], f"{cell['seconds']:.0f}"] for cell in found["cells"]]
+    return Table(["cell", "commit", "seconds"], rows)
+
+
+def _canvas(columns: int, width: float) -> tuple[Any, list[Any]]:
+    try:
+        module = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        raise ValueError("the report needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from None
+    figure = module.Figure(figsize=(width * columns, 2.8), layout="constrained")
+    axes = [figure.add_subplot(1, columns, number + 1) for number in range(columns)]
+    for one in axes:
+        one.tick_params(labelsize=7)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue().decode()
+    return text[text.index("<svg") :].encode()
+
+
+def _html(found: dict[str, Any], parts: Sequence[Part]) -> str:
+    body = "\n".join(_part_as_html(part) for part in parts)
+    title = html.escape(found["plan"]["question"])
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return f"{head}\n{body}\n</html>\n"
+
+
+def _part_as_html(part: Part) -> str:
+    if isinstance(part, Table):
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.header)
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in part.rows
+        )
+        note = f'<p class="small">{_inline(part.note)}</p>' if part.note else ""
+        return f"<table><thead><tr>{head}</tr></thead>\n{rows}</table>{note}"
+    if isinstance(part, Figure):
+        content = part.content.decode() if part.name.endswith(".svg") else None
+        encoded = base64.b64encode(part.content).decode()
+        shown = content or f'<img alt="" src="data:image/png;base64,{encoded}">'
+        return f"<figure>{shown}<figcaption>{_inline(part.caption)}</figcaption></figure>"
+    if isinstance(part, list):
+        return "<ul>" + "".join(f"<li>{_inline(one)}</li>" for one in part) + "</ul>"
+    level = len(part) - len(part.lstrip("#"))
+    return f"<h{level}>{_inline(part[level:].strip())}</h{level}>" if level else f"<p>{_inline(part)}</p>"
+
+
+def _inline(text: str) -> str:
+    pieces = html.escape(text).split("`")
+    return "".join(piece if place % 2 == 0 else f"<code>{piece}</code>" for place, piece in enumerate(pieces))
+
+
+def _markdown(parts: Sequence[Part]) -> str:
+    blocks = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines = [part.header, ["---"] + ["---:"] * (len(part.header) - 1), *part.rows]
+            blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            if part.note:
+                blocks.append(part.note)
+        elif isinstance(part, Figure):
+            blocks.append(f"![{part.caption}]({part.name})")
+        elif isinstance(part, list):
+            blocks.append("\n".join(f"- {one}" for one in part))
+        else:
+            blocks.append(part)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _percent(interval: Sequence[float]) -> str:
+    value, low, high = interval
+    return f"{value:.1%}" if math.isinf(low) else f"{value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _interval(interval: Sequence[float], digits: int) -> str:
+    value, low, high = interval
+    return f"{value:.{digits}f}" if math.isinf(low) else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON knows; what is infinite becomes null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
