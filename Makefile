@@ -25,5 +25,5 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev,tracking,plot]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev,judges,plot,tracking]'
 	touch $@

@@ -8,6 +8,7 @@ text is read as the autoregressive model reads it.
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from model.transformer import Block, Linear, ModelConfig, Rotation, rotation
 from tokenizer.vocabulary import PAD, Vocabulary
 
+Foretold = Literal["velocity", "data"]
+
 # sines and cosines that a time is told in
 _WAVES = 128
+# time left to the end of a path that velocities are computed from at least, lest they explode there
+_LEAST_LEFT = 0.05
 
 
 class TimedBlock(Block):
@@ -39,16 +44,22 @@ class FlowTransformer(nn.Module):
         config: The shape of the autoregressive model; the MLP here is wider, see `matched`.
         vocabulary: Its ids, of which only specials and text are embedded.
         latent_dim: Channels of a latent.
+        foretells: What the head gives: the velocity, or the data that the path ends in, which says as much.
         picture_share: Of the ids of a sequence of training, those of the picture, on average.
 
     Source: Chen et al., "PixArt-alpha", section 2.3 (adaLN-single: one map from time, and an offset for each block).
     """
 
     def __init__(
-        self, config: ModelConfig, vocabulary: Vocabulary, latent_dim: int, picture_share: float = 0.8
+        self,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        latent_dim: int,
+        picture_share: float = 0.8,
+        foretells: Foretold = "velocity",
     ) -> None:
         super().__init__()
-        self.config, self.picture_share = config, picture_share
+        self.config, self.picture_share, self.foretells = config, picture_share, foretells
         self.mlp_dim, time_dim = matched(config, vocabulary, latent_dim, picture_share)
         inner = replace(config, mlp_dim=self.mlp_dim)
         self.embedding = nn.Embedding(vocabulary.text_block.stop, config.dim)
@@ -95,7 +106,11 @@ class FlowTransformer(nn.Module):
             assert isinstance(block, TimedBlock)
             parts = (modulation + offset)[:, None] * is_image[..., None]
             x = block.timed(x, turn, mask[:, None], parts.chunk(6, -1))
-        return self.head(self.norm(x)[is_image]).float()
+        found = self.head(self.norm(x)[is_image]).float()
+        if self.foretells == "velocity":
+            return found
+        left = (1 - times).clamp_min(_LEAST_LEFT)
+        return (found - latents) / left.repeat_interleave(is_image.sum(1))[:, None]
 
 
 def waves(times: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:

@@ -1,9 +1,10 @@
 """Training the twin: foretell the velocity of noisy latents, in the loop that trains the autoregressive model."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from data.pictures import by_shape, grid, to_images
 from data.sources import SourceConfig, open_source
 from diffusion.flow import FlowSampling, draw_times, mix
 from diffusion.network import FlowTransformer
-from diffusion.twin import TEXT_FILE, LatentSpace, Twin, collate
+from diffusion.twin import SPACES, TEXT_FILE, Twin, collate
 from model.transformer import ModelConfig
 from runtime.checkpoint import write_atomic
 from runtime.config import to_dict
@@ -35,6 +36,10 @@ class TwinTraining:
     validation: SourceConfig
     # checkpoint folder of the image tokenizer
     tokenizer: str
+    # what flows: the image tokenizer's features, or pixels
+    space: Literal["latents", "pixels"] = "latents"
+    # what the network gives: velocities; or the data, easier where a place has many channels, as in pixels
+    foretells: Literal["velocity", "data"] = "velocity"
     # shape of the autoregressive model whose twin this is
     network: ModelConfig = field(default_factory=ModelConfig)
     # how the trained model is to be sampled; stored with it
@@ -91,7 +96,7 @@ class FlowObjective:
         self.source, self.validation = open_source(config.data), open_source(config.validation)
         some = [self.source[index].image for index in range(min(len(self.source), 512))]
         first = [some[place] for place in by_shape(some)[0]]
-        self.space = LatentSpace.of(tokenizer, to_images(np.stack(first)))
+        self.space = SPACES[config.space].of(tokenizer, to_images(np.stack(first)))
         self.grids = [
             (some[places[0]].shape[0] // tokenizer.stride, some[places[0]].shape[1] // tokenizer.stride)
             for places in by_shape(some)
@@ -104,7 +109,8 @@ class FlowObjective:
             for caption in (self.source[place].text for place in range(len(some)))
         ]
         share = rows * columns / float(np.mean(lengths))
-        self.model = FlowModel(FlowTransformer(config.network, vocabulary, len(self.space.mean), share))
+        channels = len(self.space.mean)
+        self.model = FlowModel(FlowTransformer(config.network, vocabulary, channels, share, config.foretells))
 
     def _text_tokenizer(self) -> TextTokenizer:
         """Trained once; a resumed run reads what it wrote."""
@@ -165,13 +171,10 @@ class FlowObjective:
 
     def twin(self, network: FlowTransformer) -> Twin:
         device = network.head.weight.device
-        space = LatentSpace(self.space.tokenizer, self.space.mean, self.space.deviation)
+        space = self.space
         if device.type != "cpu":
-            import copy
-
-            space = LatentSpace(
-                copy.deepcopy(space.tokenizer).to(device), space.mean.to(device), space.deviation.to(device)
-            )
+            tokenizer = copy.deepcopy(space.tokenizer).to(device)
+            space = type(space)(tokenizer, space.mean.to(device), space.deviation.to(device))
         card = {"config": to_dict(self.config)}
         return Twin(network, space, self.text_tokenizer, self.config.recipe, self.grids, card)
 

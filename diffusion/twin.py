@@ -1,8 +1,9 @@
 """Twin: a trained flow with its tokenizers, from a checkpoint folder to pictures of prompts."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,30 +33,75 @@ MODEL_TYPE = "plantain_twin"
 TEXT_FILE = "tokenizer.json"
 
 
-class LatentSpace:
-    """What flows: the image tokenizer's features before they are rounded, each channel with mean 0 and deviation 1.
+class Space(ABC):
+    """What flows, each channel with mean 0 and deviation 1, and how pictures become it and come of it.
 
-    They are decoded by way of the nearest codes, so that both contenders have the same ceiling.
+    Args:
+        tokenizer: Whose stride is the side of a place, and in whose codes pictures are written down.
+        mean, deviation: Of each channel, in pictures of training.
     """
 
     def __init__(self, tokenizer: ImageTokenizer, mean: Float[Tensor, " c"], deviation: Float[Tensor, " c"]) -> None:
         self.tokenizer, self.mean, self.deviation = tokenizer, mean, deviation
 
     @classmethod
-    def of(cls, tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> "LatentSpace":
-        """The space that gives these images' features mean 0 and deviation 1."""
-        features = tokenizer.features(images)
-        return cls(tokenizer, features.mean((0, 2, 3)), features.std((0, 2, 3)))
+    def of(cls, tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> "Space":
+        """The one in which these images have mean 0 and deviation 1."""
+        channels = cls.raw(tokenizer, images)
+        return cls(tokenizer, channels.mean(0), channels.std(0).clamp_min(1e-3))
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
         """Latents of images, one after another in raster order."""
-        features = rearrange(self.tokenizer.features(images), "b c h w -> (b h w) c")
-        return (features - self.mean) / self.deviation
+        return (self.raw(self.tokenizer, images) - self.mean) / self.deviation
+
+    @staticmethod
+    @abstractmethod
+    def raw(tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
+        """The channels of images as they are."""
+
+    @abstractmethod
+    def paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Float[Tensor, "b 3 H W"]:
+        """Images in [-1, 1] of latents of pictures of one grid (rows, columns)."""
+
+    @abstractmethod
+    def codes(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Int[Tensor, "b h w"]:
+        """The nearest codes of latents of pictures of one grid."""
+
+
+class LatentSpace(Space):
+    """The image tokenizer's features before they are rounded. They are painted by way of the nearest codes, so that
+    both contenders have the same ceiling."""
+
+    @staticmethod
+    def raw(tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
+        return rearrange(tokenizer.features(images), "b c h w -> (b h w) c")
+
+    def paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Float[Tensor, "b 3 H W"]:
+        return self.tokenizer.decode(self.codes(latents, grid))
 
     def codes(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Int[Tensor, "b h w"]:
-        """The nearest codes of latents of pictures of one grid (rows, columns)."""
         features = rearrange(latents * self.deviation + self.mean, "(b h w) c -> b c h w", h=grid[0], w=grid[1])
         return self.tokenizer.quantizer(features).codes
+
+
+class PixelSpace(Space):
+    """The pixels of each place. No image tokenizer stands between, so there is no ceiling."""
+
+    @staticmethod
+    def raw(tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
+        side = tokenizer.stride
+        return rearrange(images, "b c (h p) (w q) -> (b h w) (p q c)", p=side, q=side)
+
+    def paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Float[Tensor, "b 3 H W"]:
+        shape = {"h": grid[0], "w": grid[1], "p": self.tokenizer.stride, "q": self.tokenizer.stride}
+        pixels = rearrange(latents * self.deviation + self.mean, "(b h w) (p q c) -> b c (h p) (w q)", **shape)
+        return pixels.clamp(-1, 1)
+
+    def codes(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> Int[Tensor, "b h w"]:
+        return self.tokenizer.encode(self.paint(latents, grid))
+
+
+SPACES: dict[str, type[Space]] = {"latents": LatentSpace, "pixels": PixelSpace}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +117,10 @@ class Drawing:
     num_passes: int
     # from the call to the last pixel
     seconds: float
+
+    @property
+    def num_drawn(self) -> int:
+        return len(self.images)
 
 
 class Twin:
@@ -88,7 +138,7 @@ class Twin:
     def __init__(
         self,
         network: FlowTransformer,
-        space: LatentSpace,
+        space: Space,
         text_tokenizer: TextTokenizer,
         recipe: FlowSampling,
         grids: Sequence[tuple[int, int]],
@@ -126,11 +176,10 @@ class Twin:
         load_weights(tokenizer, weights, folder, "image_tokenizer.")
         vocabulary = Vocabulary(text.num_text, tokenizer.codebook_size)
         mean, deviation = (weights[name].to(device) for name in ("mean", "deviation"))
-        network = FlowTransformer(
-            from_dict(ModelConfig, config["transformer"]), vocabulary, len(mean), config["picture_share"]
-        )
+        shape = from_dict(ModelConfig, config["transformer"])
+        network = FlowTransformer(shape, vocabulary, len(mean), config["picture_share"], config["foretells"])
         load_weights(network, weights, folder, "network.")
-        space = LatentSpace(tokenizer.to(device), mean, deviation)
+        space = SPACES[config["space"]](tokenizer.to(device), mean, deviation)
         recipe = from_dict(FlowSampling, config["recipe"])
         return cls(network.to(device), space, text, recipe, [tuple(grid) for grid in config["grids"]], config["card"])
 
@@ -144,6 +193,8 @@ class Twin:
             "model_type": MODEL_TYPE,
             "transformer": to_dict(self.network.config),
             "picture_share": self.network.picture_share,
+            "foretells": self.network.foretells,
+            "space": next(name for name, kind in SPACES.items() if type(self.space) is kind),
             "image_tokenizer": to_dict(tokenizer.config),
             "recipe": to_dict(self.recipe),
             "grids": self.grids,
@@ -176,20 +227,21 @@ class Twin:
             ValueError: An argument is out of range, or a prompt too long.
         """
         started = time.perf_counter()
+        if unknown := set(settings) - {field.name for field in fields(FlowSampling)}:
+            raise ValueError(f"{', '.join(sorted(unknown))} is nothing that a diffusion twin knows: leave it out")
         sampling, grid = replace(self.recipe, **settings), self.image_tokenizer.grid_of(size, self.grids)
         if num_images < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"num_images {num_images} and batch_size {batch_size} start at 1, seed {seed} at 0")
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else prompt
         wanted = [(text, number) for text in prompts for number in range(num_images)]
-        parts = []
+        images, codes = [], []
         for start in range(0, len(wanted), batch_size):
             *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling)
-            parts.append(self.space.codes(latents, grid))
-        codes = torch.cat(parts)
-        pixels = np.concatenate([to_pixels(self.space.tokenizer.decode(part)) for part in codes.split(batch_size)])
+            images += _pictures(to_pixels(self.space.paint(latents, grid)))
+            codes += list(self.space.codes(latents, grid).cpu().numpy())
         return Drawing(
-            _pictures(pixels),
-            list(codes.cpu().numpy()),
+            images,
+            codes,
             [text for text, _ in wanted],
             sampling,
             num_passes(sampling),
@@ -201,8 +253,7 @@ class Twin:
         """One picture as it is foreseen after each step; the last is what `generate` returns."""
         sampling = replace(self.recipe, **settings)
         for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling):
-            codes = self.space.codes(latents, self.grids[0])
-            yield _pictures(to_pixels(self.space.tokenizer.decode(codes)))[0]
+            yield _pictures(to_pixels(self.space.paint(latents, self.grids[0])))[0]
 
     def follow(
         self,

@@ -1,7 +1,8 @@
 """How much a model's pictures, as a set, are like true ones.
 
     python -m metrics checkpoints/shapes32
-    python -m metrics runs/cifar10/model/checkpoint --num-samples 500 --npz outputs/cifar10.npz
+    python -m metrics runs/cifar10/model/checkpoint --npz outputs/cifar10.npz \\
+        --extractors random classifier=runs/cifar10/classifier/checkpoint
 
 Pictures are drawn for the captions of as many held-out examples and set beside these examples. The same figures of
 the image tokenizer's reconstructions are the ceiling, and those of as many other true pictures what a perfect model
@@ -25,31 +26,51 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=1000, help="pictures to draw, at least 50 (default: 1000)")
     parser.add_argument("--split", default="test", help="of data.shapes, for models of shapes (default: test)")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures that are drawn (default: 0)")
+    parser.add_argument(
+        "--extractors",
+        nargs="+",
+        default=["random"],
+        help="random, and inception, clip, dinov2 or classifier with =PATH (default: random)",
+    )
     parser.add_argument("--npz", type=Path, help="also writes the samples here, as evaluators of others read them")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/fidelity-<checkpoint's name>.json")
     arguments = parser.parse_args()
 
-    from metrics.extractors import RandomConvolutions
+    from metrics.extractors import open_extractor
+    from metrics.models import open_model
     from metrics.record import RESULTS, record
-    from model import Plantain
 
     started = time.perf_counter()
     if arguments.num_samples < 50:
         parser.error(f"--num-samples is {arguments.num_samples}: fewer than 50 pictures say nothing of a set")
-    plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+    extractors = []
+    for description in arguments.extractors:
+        try:
+            extractors.append(open_extractor(description))
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            print(f"left out {description}: {error}")
+        except ValueError as error:
+            parser.error(str(error))
+    if not extractors:
+        parser.error("no extractor is left: `random` needs no weights")
+    model = open_model(arguments.checkpoint, arguments.device)
     try:
-        prompts, reference, others = held_out(plantain, arguments.num_samples, arguments.split)
+        prompts, reference, others = held_out(model, arguments.num_samples, arguments.split)
     except ValueError as error:
         parser.error(str(error))
     size = (reference.shape[1], reference.shape[2])
-    drawn = plantain.generate(prompts, seed=arguments.seed, size=size)
+    drawn = model.generate(prompts, seed=arguments.seed, size=size)
     samples = np.stack([np.asarray(image) for image in drawn.images])
     if arguments.npz is not None:
         save_npz(arguments.npz, samples)
-    figures = judge(RandomConvolutions(), reference, samples, reconstructions(plantain, reference), others)
-    for name, values in figures["sets"].items():
-        print(name, values)
+    redrawn = reconstructions(model, reference)
+    figures: dict[str, Any] = {"num_samples": len(samples), "extractors": {}}
+    for extractor in extractors:
+        judged = judge(extractor, reference, samples, redrawn, others, prompts)
+        figures["extractors"][extractor.name] = judged
+        for name, values in judged.items():
+            print(extractor.name, name, values)
     config = {"checkpoint": arguments.checkpoint, "num_samples": len(samples), "split": arguments.split, "size": size}
     out = arguments.out or RESULTS / f"fidelity-{Path(arguments.checkpoint).name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)
@@ -92,21 +113,43 @@ def reconstructions(plantain: Any, pixels: np.ndarray, batch_size: int = 100) ->
 
 
 def judge(
-    extractor: Any, reference: np.ndarray, samples: np.ndarray, redrawn: np.ndarray, others: np.ndarray
-) -> dict[str, Any]:
+    extractor: Any,
+    reference: np.ndarray,
+    samples: np.ndarray,
+    redrawn: np.ndarray,
+    others: np.ndarray,
+    prompts: Sequence[str] = (),
+) -> dict[str, dict[str, float]]:
     """All figures of samples, of reconstructions and of other true pictures against a reference.
 
     Args:
-        extractor: See metrics.extractors.
+        extractor: See metrics.extractors. What it knows beside features is asked too: classes, or how captions fit.
         reference, samples, redrawn, others: uint8 (n, H, W, 3), as many of each.
+        prompts: Of the samples, and captions of the reference.
     """
-    from metrics.distances import compare
+    import warnings
+
+    from metrics.distances import compare, inception_score
     from metrics.extractors import features_of
 
     true = features_of(extractor, reference)
-    pictures = {"samples": samples, "reconstructions": redrawn, "true pictures": others}
-    sets = {name: compare(features_of(extractor, pixels), true) for name, pixels in pictures.items()}
-    return {"extractor": extractor.name, "num_samples": len(samples), "sets": sets}
+    if len(true) < true.shape[1]:
+        warnings.warn(
+            f"{len(true)} pictures are fewer than the {true.shape[1]} features of {extractor.name}: read its distances "
+            "beside those of other true pictures, which are far from 0 too",
+            stacklevel=2,
+        )
+    sets = {}
+    for name, pixels in (("samples", samples), ("reconstructions", redrawn), ("true pictures", others)):
+        found = features_of(extractor, pixels)
+        sets[name] = compare(found, true)
+        if hasattr(extractor, "log_probabilities"):
+            sets[name]["class_score"], sets[name]["class_score_error"] = inception_score(
+                extractor.log_probabilities(found)
+            )
+        if hasattr(extractor, "score") and prompts and name != "true pictures":
+            sets[name]["caption_score"] = extractor.score(pixels, prompts)
+    return sets
 
 
 def save_npz(path: Path, samples: Sequence[np.ndarray] | np.ndarray) -> None:

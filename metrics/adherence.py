@@ -36,11 +36,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from data.shapes.splits import SHARES, SPLITS
+    from metrics.models import open_model
     from metrics.record import RESULTS, record
-    from model import Plantain
 
     started = time.perf_counter()
-    plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
+    plantain = open_model(arguments.checkpoint, arguments.device)
     names = ("guidance", "temperature", "top_p", "min_p", "best_of", "effort")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     world = arguments.world or world_of(plantain.card)

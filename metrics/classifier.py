@@ -65,6 +65,10 @@ class Classifier(nn.Module):
         """Features, as metrics.extractors.Extractor has it."""
         return self.features(pixels.float() / 127.5 - 1)
 
+    def log_probabilities(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        """Of the classes, from features."""
+        return self.head(features).log_softmax(1)
+
     @torch.no_grad()
     def classify(self, pixels: UInt8[np.ndarray, "b H W 3"]) -> list[str]:
         """The likeliest class of each picture."""

@@ -147,6 +147,31 @@ def neighbours(samples: Features, reference: Features, num_nearest: int = 5) -> 
     )
 
 
+def inception_score(log_probabilities: Float[Tensor, "n c"], num_splits: int = 10, seed: int = 0) -> Estimate:
+    """How sure a classifier is of each picture and how many classes it sees: exp of the mutual information.
+
+    Args:
+        log_probabilities: Of the classes of each picture; the Inception score is that of Inception's.
+        num_splits: Parts that share no picture; their mean is the value, their spread over the root of their number the
+            error. Fewer pictures in a part give lower values: compare only at one size.
+        seed: Of the shuffling.
+
+    Raises:
+        ValueError: There are fewer than two pictures for each part.
+
+    Source: Salimans et al., "Improved Techniques for Training GANs", section 4.
+    """
+    if len(log_probabilities) < 2 * num_splits:
+        raise ValueError(f"{len(log_probabilities)} pictures don't make {num_splits} parts of two or more: take more")
+    order = torch.randperm(len(log_probabilities), generator=torch.Generator().manual_seed(seed))
+    scores = []
+    for part in log_probabilities.double()[order].tensor_split(num_splits):
+        mean = part.exp().mean(0, keepdim=True).clamp_min(1e-300).log()
+        scores.append((part.exp() * (part - mean)).sum(1).mean().exp())
+    found = torch.stack(scores)
+    return Estimate(float(found.mean()), float(found.std() / num_splits**0.5))
+
+
 def near_copies(samples: Features, training: Features, held_out: Features, share: float = 0.01) -> float:
     """Share of samples that are nearer to a picture of the training set than all but `share` of held-out pictures are.
 

@@ -1,5 +1,6 @@
 """What turns pictures into features that distances are taken between."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,33 @@ class Extractor(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, pixels: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]: ...
+
+
+def open_extractor(description: str) -> Extractor:
+    """What `random`, or `KIND=PATH` of inception, clip, dinov2 or classifier, names.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError: What it needs is not there; the message says what is expected where.
+        ValueError: There is no such kind, or the weights are others.
+    """
+    kind, _, path = description.partition("=")
+    if kind == "random" and not path:
+        return RandomConvolutions()
+    if kind not in ("inception", "clip", "dinov2", "classifier") or not path:
+        raise ValueError(
+            f"{description!r} is no extractor: random, or inception, clip, dinov2 or classifier with =PATH"
+        )
+    if kind == "inception":
+        from metrics.inception import Inception
+
+        return Inception.from_file(Path(path))
+    if kind == "classifier":
+        from metrics.classifier import Classifier
+
+        return Classifier.from_pretrained(Path(path))
+    from metrics.pretrained import Clip, Dinov2
+
+    return (Clip if kind == "clip" else Dinov2)(Path(path))
 
 
 class RandomConvolutions(nn.Module):

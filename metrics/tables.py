@@ -136,14 +136,15 @@ def abilities(checkpoint: str) -> str:
 def fidelity(checkpoint: str) -> str:
     """How much a checkpoint's pictures, as a set, are like true ones."""
     result = _read(f"fidelity-{checkpoint}")
-    count, extractor = result["figures"]["num_samples"], result["figures"]["extractor"]
+    count = result["figures"]["num_samples"]
     shares = ("precision", "recall", "density", "coverage")
     rows = []
-    for name, figures in result["figures"]["sets"].items():
-        kernel = f"{figures['kernel'] * 1000:.2f} ± {figures['kernel_error'] * 1000:.2f}"
-        distances = [f"{figures['frechet']:.4f}", f"{figures['frechet_limit']:.4f}", kernel]
-        rows.append([name, *distances, *(f"{figures[share]:.2f}" for share in shares)])
-    header = ["set", f"FD-{extractor}@{count:,}", "its limit", "kernel distance x 1,000", *shares]
+    for extractor, sets in result["figures"]["extractors"].items():
+        for name, figures in sets.items():
+            kernel = f"{figures['kernel'] * 1000:.2f} ± {figures['kernel_error'] * 1000:.2f}"
+            distances = [f"{figures['frechet']:.4f}", f"{figures['frechet_limit']:.4f}", kernel]
+            rows.append([extractor, name, *distances, *(f"{figures[share]:.2f}" for share in shares)])
+    header = ["features", "set", f"FD@{count:,}", "its limit", "kernel distance x 1,000", *shares]
     note = f"{count:,} pictures a set, seed {result['seed']}; `{result['command']}`"
     return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
 

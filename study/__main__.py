@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path, help="YAML file, such as one of configs/study/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    parser.add_argument("--docs", type=Path, help="a folder that is to have the report too, as study.md")
     parser.add_argument("--report-only", action="store_true", help="compute the report of finished cells anew")
     arguments, more = parser.parse_known_args()
 
@@ -29,7 +30,7 @@ def main() -> None:
         study.run()
         from study.report import write
 
-        for path in write(study):
+        for path in write(study, arguments.docs):
             print(f"wrote {path}")
     except (ValueError, OSError) as error:
         parser.exit(2, f"study: {error}\n")

@@ -25,6 +25,8 @@ from data.pictures import to_images, to_pixels
 from data.sources import SourceConfig, open_source
 from metrics.classifier import Classifier, label_of
 from metrics.cost import peak_bytes, timings
+from metrics.distances import frechet_distance
+from metrics.extractors import Extractor, RandomConvolutions, features_of
 from runtime.checkpoint import write_atomic
 from runtime.config import load_config, save_config, to_dict
 from runtime.device import resolve_device
@@ -55,7 +57,7 @@ class Cell:
 
 
 class Study:
-    """A plan with its folder.
+    """A plan with its folder, and the judges that it names.
 
     Args:
         plan: What is to be done.
@@ -85,6 +87,12 @@ class Study:
                 raise ValueError(f"{self.folder} holds another plan's study: give this one another folder as `out`")
         else:
             save_config(plan, held)
+
+    @cached_property
+    def extractors(self) -> tuple[Extractor, ...]:
+        """What makes features; the last is the one that the study is about."""
+        untrained: Extractor = RandomConvolutions()
+        return (untrained,) if self.classifier is None else (untrained, self.classifier)
 
     def path(self, name: str) -> Path:
         return self.folder / "cells" / f"{name}.jsonl"
@@ -237,8 +245,14 @@ class Study:
         size = _size(source)
         for settings in contender.tried(self.plan):
             result = contender.draw(model, prompts, settings, seed=_TUNING_SEED, size=size)
-            right = [self._verdict(source, place, np.asarray(image))["ok"] for place, image in enumerate(result.images)]
-            yield {"settings": to_dict(settings), "score": float(np.mean(right)), "ok": right}
+            pixels = np.stack([np.asarray(image) for image in result.images])
+            right = [self._verdict(source, place, picture)["ok"] for place, picture in enumerate(pixels)]
+            found = {"settings": to_dict(settings), "score": float(np.mean(right)), "ok": right}
+            if self.plan.tuned_by == "frechet":
+                true = np.stack([source[index].image for index in range(len(source))])
+                main = self.extractors[-1]
+                found["score"] = -frechet_distance(features_of(main, pixels), features_of(main, true))
+            yield found
 
     def _draw(self, contest: Contest, contender: Contender, seed: int, test: SourceConfig, way: str) -> Lines:
         """A line for every picture: what it was drawn of, its codes, and the verdict on it."""

@@ -10,7 +10,7 @@ import torch
 
 from data.sources import SourceConfig, open_source
 from metrics.distances import compare, near_copies, spread
-from metrics.extractors import Extractor, RandomConvolutions, features_of
+from metrics.extractors import features_of
 from runtime.config import to_dict
 from study.cells import Study
 from study.contenders import CONTENDERS, Contender
@@ -25,7 +25,7 @@ DISTANCES = ("frechet", "frechet_limit", "kernel", "precision", "recall", "densi
 def figures(study: Study) -> dict[str, Any]:
     """All that the report says, in plain values."""
     plan = study.plan
-    names = [extractor.name for extractor in _extractors(study)]
+    names = [extractor.name for extractor in study.extractors]
     found: dict[str, Any] = {"plan": to_dict(plan), "digest": study.digest, "extractors": names}
     found["cells"] = [study.read(cell.name)[0] for cell in study.cells]
     found["truth"] = {name_of(test): _truth(study, test) for test in plan.tests}
@@ -202,7 +202,7 @@ def _differences(study: Study, quality: list[dict[str, Any]]) -> dict[str, Any]:
     contest, test = study.plan.contests[0], study.plan.tests[0]
     confidence = 1 - (1 - study.plan.confidence) / 2
     found: dict[str, Any] = {"confidence": confidence}
-    main = _extractors(study)[-1].name
+    main = study.extractors[-1].name
     for name in ("adherence", "frechet"):
         sides = []
         for contender in CONTENDERS:
@@ -214,24 +214,17 @@ def _differences(study: Study, quality: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@cache
-def _extractors(study: Study) -> tuple[Extractor, ...]:
-    """What makes features; the last is the one that the study is about."""
-    untrained: Extractor = RandomConvolutions()
-    return (untrained,) if study.classifier is None else (untrained, study.classifier)
-
-
 def _distances(study: Study, test: SourceConfig, pixels: np.ndarray) -> dict[str, dict[str, float]]:
     """Of pictures to the drawn half of a test, by every extractor."""
     true = _true_pixels(test)[: len(pixels)]
     return {
         extractor.name: compare(features_of(extractor, pixels), features_of(extractor, true))
-        for extractor in _extractors(study)
+        for extractor in study.extractors
     }
 
 
 def _main(study: Study, pixels: np.ndarray) -> torch.Tensor:
-    return features_of(_extractors(study)[-1], pixels)
+    return features_of(study.extractors[-1], pixels)
 
 
 @cache

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from data.shapes.source import ShapesConfig
 from data.sources import SourceConfig
@@ -69,6 +71,8 @@ class Plan:
     # settings that are tried for each contender, as many of one as of the other
     autoregression: tuple[SamplingConfig, ...]
     diffusion: tuple[FlowSampling, ...]
+    # what decides among them: the share of pictures that are right, or the Frechet distance to the validation pictures
+    tuned_by: Literal["adherence", "frechet"] = "adherence"
     # folder of a classifier (metrics.classifier), which judges pictures that no checker can
     classifier: str | None = None
     # further ways to follow the flow, with the settings chosen, to trade quality for passes
@@ -116,10 +120,9 @@ class Plan:
 
 
 def name_of(source: SourceConfig) -> str:
-    """How a test is called: by its split."""
-    if isinstance(source, ShapesConfig):
-        return source.split
-    return source.split if source.part == "all" else f"{source.split}-{source.part}"
+    """How a test is called, in names of files too: by its split."""
+    name = source.split if isinstance(source, ShapesConfig) or source.part == "all" else f"{source.split}-{source.part}"
+    return re.sub(r"[^\w-]+", "_", name).strip("_")
 
 
 def digest(plan: Plan, tokenizer: str) -> str:

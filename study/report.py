@@ -49,30 +49,33 @@ class Figure(NamedTuple):
 Part = str | Table | Figure | list[str]
 
 
-def write(study: Study) -> list[Path]:
+def write(study: Study, docs: Path | None = None) -> list[Path]:
     """Computes the report and writes it into the study's folder.
+
+    Args:
+        study: All of whose cells are done.
+        docs: A folder that is also to have the Markdown report, as study.md, its figures and its numbers.
 
     Raises:
         FileNotFoundError: A cell is not done.
     """
     found = figures(study)
     parts = list(_parts(study, found))
-    texts = {
-        "report.json": json.dumps(_plain(found), indent=1, allow_nan=False) + "\n",
-        "report.html": _html(found, parts),
-        "report.md": _markdown(parts),
+    numbers = json.dumps(_plain(found), indent=1, allow_nan=False) + "\n"
+    files = {
+        study.folder / "report.json": numbers.encode(),
+        study.folder / "report.html": _html(found, parts).encode(),
+        study.folder / "report.md": _markdown(parts).encode(),
     }
-    for part in parts:
-        if isinstance(part, Figure):
-            _write(study.folder / part.name, part.content)
-    paths = [study.folder / name for name in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        _write(path, text.encode())
-    return paths
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomic(path, lambda beside: beside.write_bytes(content))
+    drawn = [part for part in parts if isinstance(part, Figure)]
+    files |= {study.folder / figure.name: figure.content for figure in drawn}
+    if docs is not None:
+        files[docs / "study.md"] = _markdown(parts, "study/").encode()
+        files[docs / "results" / f"study-{study.folder.name}.json"] = numbers.encode()
+        files |= {docs / "study" / figure.name: figure.content for figure in drawn}
+    for path, content in files.items():
+        write_atomic(path, lambda beside, content=content: beside.write_bytes(content))
+    return list(files)
 
 
 def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
@@ -286,16 +289,18 @@ def _samples(study: Study) -> Figure:
 
 
 def _tuning(found: dict[str, Any]) -> Table:
-    rows = []
+    rows, by_adherence = [], found["plan"]["tuned_by"] == "adherence"
     for contest, contenders in found["tuning"].items():
         for contender, tuning in contenders.items():
             for one in tuning["tried"]:
                 shown = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
                 mark = "yes" if one["settings"] == tuning["chosen"] else ""
-                rows.append([contest, contender, shown, f"{one['score']:.1%}", mark])
+                score = f"{one['score']:.1%}" if by_adherence else f"{-one['score']:.3f}"
+                rows.append([contest, contender, shown, score, mark])
     count = next(iter(next(iter(found["tuning"].values())).values()))["num_pictures"]
-    note = f"Adherence of {count:,} pictures of {found['plan']['validation'].get('split', '')}, first seed."
-    return Table(["contest", "contender", "settings", "adherence", "chosen"], rows, note)
+    note = f"Of {count:,} pictures of {found['plan']['validation']['split']}, first seed."
+    header = ["contest", "contender", "settings", "adherence" if by_adherence else "FD", "chosen"]
+    return Table(header, rows, note)
 
 
 def _limits(found: dict[str, Any]) -> str:
@@ -363,7 +368,7 @@ def _inline(text: str) -> str:
     return "".join(piece if place % 2 == 0 else f"<code>{piece}</code>" for place, piece in enumerate(pieces))
 
 
-def _markdown(parts: Sequence[Part]) -> str:
+def _markdown(parts: Sequence[Part], folder: str = "") -> str:
     blocks = []
     for part in parts:
         if isinstance(part, Table):
@@ -372,7 +377,7 @@ def _markdown(parts: Sequence[Part]) -> str:
             if part.note:
                 blocks.append(part.note)
         elif isinstance(part, Figure):
-            blocks.append(f"![{part.caption}]({part.name})")
+            blocks.append(f"![{part.caption}]({folder}{part.name})")
         elif isinstance(part, list):
             blocks.append("\n".join(f"- {one}" for one in part))
         else:

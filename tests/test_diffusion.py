@@ -292,3 +292,39 @@ def test_sample_draws_with_a_twin_and_says_what_it_does_not_know(trained, tmp_pa
     assert refused.returncode == 2 and "--temperature is nothing that a diffusion twin knows" in refused.stderr
     refused = sample("--steps", "0")
     assert refused.returncode == 2 and "num_steps is 0" in refused.stderr
+
+
+def test_pixels_flow_as_latents_do(trained, tmp_path):
+    """The variant without an image tokenizer between: pictures come back exactly, and it trains, saves and draws."""
+    from data.pictures import to_images
+    from data.shapes.source import Shapes
+    from diffusion.twin import PixelSpace
+
+    config = replace(
+        trained[0],
+        space="pixels",
+        foretells="data",
+        loop=replace(trained[0].loop, out=str(tmp_path / "run"), num_steps=2),
+    )
+    twin = Twin.from_pretrained(train(config), "cpu")
+    assert isinstance(twin.space, PixelSpace) and twin.network.foretells == "data"
+    images = to_images(np.stack([Shapes(config.data)[index].image for index in range(3)]))
+    latents = twin.space.encode(images)
+    assert latents.shape == (3 * 64, 48)
+    assert torch.allclose(twin.space.paint(latents, (8, 8)), images, atol=1e-5)
+    drawn = twin.generate("a red circle", num_steps=2)
+    assert drawn.images[0].size == (32, 32) and drawn.codes[0].shape == (8, 8)
+
+
+def test_a_velocity_follows_from_the_data_that_is_foretold():
+    batch = sequences(5, 9)
+    network = FlowTransformer(SMALL, VOCABULARY, 4, foretells="data").eval()
+    latents = torch.randn(int(batch["is_image"].sum()), 4)
+    with torch.no_grad():
+        torch.nn.init.normal_(network.head.weight)
+        velocities = network(**batch, latents=latents, times=torch.tensor([0.5, 0.99]))
+        network.foretells = "velocity"
+        data = network(**batch, latents=latents, times=torch.tensor([0.5, 0.99]))
+    first = latents.shape[0] // 2
+    assert torch.allclose(velocities[:first], (data - latents)[:first] / 0.5, atol=1e-4)
+    assert torch.allclose(velocities[first:], (data - latents)[first:] / 0.05, atol=1e-4)  # the time left is bounded

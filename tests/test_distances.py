@@ -152,7 +152,7 @@ def one_picture(pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("spoil", [blurred, noised, without_reds, one_picture])
 def test_distances_grow_when_pictures_are_spoilt(true, spoil):
     reference, others = true
-    figures = judge(RandomConvolutions(), reference, spoil(others), reference, others)["sets"]
+    figures = judge(RandomConvolutions(), reference, spoil(others), reference, others)
     spoilt, floor = figures["samples"], figures["true pictures"]
     assert spoilt["frechet"] > floor["frechet"]
     assert spoilt["kernel"] > floor["kernel"]
@@ -188,6 +188,7 @@ def test_the_command_writes_figures_that_are_finite(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     result = json.loads((tmp_path / "figures.json").read_text())
     assert result["command"].startswith("python -m metrics checkpoints/shapes32")
-    for figures in result["figures"]["sets"].values():
+    (sets,) = result["figures"]["extractors"].values()
+    for figures in sets.values():
         assert all(map(math.isfinite, figures.values()))
     assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (50, 32, 32, 3)
