@@ -6,7 +6,10 @@
 
 Pictures are drawn for the captions of as many held-out examples and set beside these examples. The same figures of
 the image tokenizer's reconstructions are the ceiling, and those of as many other true pictures what a perfect model
-would reach. None of them is FID, which is a name for Inception's features of 50,000 pictures.
+would reach. None of them is FID but that of Inception's features of 50,000 pictures or more.
+
+An extractor whose weights are not there is left out, with a word on what is expected where. Several processes share the
+drawing when they are started by `accelerate launch -m metrics ...`.
 """
 
 import argparse
@@ -38,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from metrics.extractors import open_extractor
-    from metrics.models import open_model
+    from metrics.models import drawn, open_model
     from metrics.record import RESULTS, record
 
     started = time.perf_counter()
@@ -60,8 +63,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     size = (reference.shape[1], reference.shape[2])
-    drawn = model.generate(prompts, seed=arguments.seed, size=size)
-    samples = np.stack([np.asarray(image) for image in drawn.images])
+    samples = drawn(model, prompts, arguments.seed, size)
+    if samples is None:
+        return
     if arguments.npz is not None:
         save_npz(arguments.npz, samples)
     redrawn = reconstructions(model, reference)

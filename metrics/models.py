@@ -1,8 +1,11 @@
-"""Models of either kind, to be judged alike."""
+"""Models of either kind, to be judged alike, by one process or several."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def open_model(name: str | Path, device: str = "auto") -> Any:
@@ -19,3 +22,23 @@ def open_model(name: str | Path, device: str = "auto") -> Any:
     if config.is_file() and json.loads(config.read_text()).get("model_type") == MODEL_TYPE:
         return Twin.from_pretrained(name, device)
     return Plantain.from_pretrained(name, device)
+
+
+def drawn(model: Any, prompts: Sequence[str], seed: int, size: tuple[int, int]) -> np.ndarray | None:
+    """A picture of each prompt, uint8 (n, H, W, 3).
+
+    Processes that `accelerate launch` has started share the work, and the first gets all the pictures; the others None.
+    They are the same however many there are, since a picture does not depend on its company.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState(cpu=model.device.type == "cpu")
+    mine = prompts[state.process_index :: state.num_processes]
+    pixels = [np.asarray(image) for image in model.generate(mine, seed=seed, size=size).images] if mine else []
+    if state.num_processes == 1:
+        return np.stack(pixels)
+    parts: list[Any] = gather_object([pixels])
+    if not state.is_main_process:
+        return None
+    return np.stack([parts[place % state.num_processes][place // state.num_processes] for place in range(len(prompts))])

@@ -152,26 +152,31 @@ class Study:
     @cached_property
     def cells(self) -> list[Cell]:
         """All of them, in an order in which they can be done."""
-        plan, cells = self.plan, []
-        for test in plan.tests:
-            cells.append(Cell(f"truth.{name_of(test)}", (), partial(self._truth, test)))
-        for number, contest in enumerate(plan.contests):
-            for contender in CONTENDERS:
-                trained = []
+        plan = self.plan
+        cells = [Cell(f"truth.{name_of(test)}", (), partial(self._truth, test)) for test in plan.tests]
+        for contest in plan.contests:
+            first = tuple(self._training(contest, contender, contest.seeds[0]) for contender in CONTENDERS)
+            # What was to be equal is looked at as soon as it can be.
+            cells += [*first, Cell(f"match.{contest.name}", _names(first), partial(self._match, contest))]
+            tunings = []
+            for contender, trained in zip(CONTENDERS, first, strict=True):
+                tune = partial(self._tune, contest, contender)
+                tunings.append(Cell(f"tune.{contest.name}.{contender.name}", (trained.name,), tune))
+                cells.append(tunings[-1])
                 for seed in contest.seeds:
-                    trained.append(f"train.{contest.name}.{contender.name}.{seed}")
-                    cells.append(Cell(trained[-1], (), partial(self._train, contest, contender, seed)))
-                tuned = f"tune.{contest.name}.{contender.name}"
-                cells.append(Cell(tuned, (trained[0],), partial(self._tune, contest, contender)))
-                for seed, name in zip(contest.seeds, trained, strict=True):
+                    training = self._training(contest, contender, seed)
+                    cells += [training] * (seed != contest.seeds[0])
                     for test, way in self.drawn(contest, contender, seed):
                         run = partial(self._draw, contest, contender, seed, test, way)
-                        cells.append(Cell(self.drawing(contest, contender, seed, test, way), (name, tuned), run))
-            tunings = tuple(f"tune.{contest.name}.{contender.name}" for contender in CONTENDERS)
-            cells.append(Cell(f"match.{contest.name}", tunings, partial(self._match, contest)))
-            if number == 0:
-                cells.append(Cell("cost", tunings, self._cost))
+                        name = self.drawing(contest, contender, seed, test, way)
+                        cells.append(Cell(name, (training.name, tunings[-1].name), run))
+            if contest is plan.contests[0]:
+                cells.append(Cell("cost", _names(tunings), self._cost))
         return cells
+
+    def _training(self, contest: Contest, contender: Contender, seed: int) -> Cell:
+        name = f"train.{contest.name}.{contender.name}.{seed}"
+        return Cell(name, (), partial(self._train, contest, contender, seed))
 
     def drawing(self, contest: Contest, contender: Contender, seed: int, test: SourceConfig, way: str) -> str:
         """The name of the cell of one model's pictures."""
@@ -332,6 +337,10 @@ class Study:
         encoded = encode_source(source, self.tokenizer, self.device, num_workers=self.plan.loop.num_workers)
         codes: Any = encoded.with_format("numpy")["codes"]
         return {np.asarray(grid).astype(np.uint16).tobytes() for grid in codes}
+
+
+def _names(cells: Iterable[Cell]) -> tuple[str, ...]:
+    return tuple(cell.name for cell in cells)
 
 
 @lru_cache(maxsize=2)

@@ -176,7 +176,8 @@ def _cost(study: Study) -> list[dict[str, Any]]:
 
 
 def _front(found: dict[str, Any], price: str) -> list[dict[str, Any]]:
-    """The ways to draw of the first test with a price and their adherence; `best` where none surpasses them."""
+    """The price of each way to draw, and how right the first seed's pictures of the first test are; `on_front` where
+    none surpasses them."""
     contest, test = found["plan"]["contests"][0]["name"], found["quality"][0]["test"]
     smallest = min(row["batch_size"] for row in found["cost"])
     points = []
@@ -187,9 +188,9 @@ def _front(found: dict[str, Any], price: str) -> list[dict[str, Any]]:
         names = {"contest": contest, "contender": row["contender"], "test": test, "way": way}
         (quality,) = (one for one in found["quality"] if names.items() <= one.items())
         paid = row["median"] if price == "latency" else row[price]
-        frechet = quality["distances"][found["extractors"][-1]]["frechet"][0]
+        seed, extractor = quality["seeds"][0], found["extractors"][-1]
         point = {"contender": row["contender"], "way": row["way"], "price": paid}
-        points.append(point | {"adherence": quality["adherence"][0], "frechet": frechet})
+        points.append(point | {"adherence": seed["adherence"], "frechet": seed["distances"][extractor]["frechet"]})
     kept = front([(point["price"], point["adherence"]) for point in points])
     return [point | {"on_front": place in kept} for place, point in enumerate(points)]
 

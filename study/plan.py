@@ -4,15 +4,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from data.shapes.source import ShapesConfig
 from data.sources import SourceConfig
 from diffusion.flow import FlowSampling, Solver
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig
-from runtime.config import to_dict
 from runtime.loop import LoopConfig
 
 
@@ -126,6 +125,23 @@ def name_of(source: SourceConfig) -> str:
 
 
 def digest(plan: Plan, tokenizer: str) -> str:
-    """The name of a plan with an image tokenizer's digest: what is in every file that it led to."""
-    whole = json.dumps([to_dict(replace(plan, out="")), tokenizer], sort_keys=True)
+    """The name of a plan with an image tokenizer's digest: what is in every file that it led to.
+
+    It is of what the plan says beyond defaults, and stays the same when further settings come into being.
+    """
+    whole = json.dumps([_said(replace(plan, out="")), tokenizer], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _said(config: Any) -> Any:
+    """A config's values, but for those that it has by default."""
+    if isinstance(config, tuple):
+        return [_said(one) for one in config]
+    if not is_dataclass(config):
+        return config
+    values = {one.name: getattr(config, one.name) for one in fields(config)}
+    return {
+        one.name: _said(values[one.name])
+        for one in fields(config)
+        if one.default is MISSING or values[one.name] != one.default
+    }

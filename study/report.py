@@ -225,7 +225,11 @@ def _fronts(found: dict[str, Any]) -> Iterator[Figure]:
         place.set_xscale("log")
         place.set_xlabel(label)
     axes[0].set_ylabel("adherence")
-    yield Figure("fronts.svg", _svg(figure), "Adherence and its price. Filled: nothing as cheap is better.")
+    yield Figure(
+        "fronts.svg",
+        _svg(figure),
+        "Adherence of the first seed's pictures and its price. Filled: nothing as cheap is better.",
+    )
 
 
 def _by_batch(found: dict[str, Any]) -> Figure:

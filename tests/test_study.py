@@ -64,6 +64,7 @@ def test_the_plans_name_changes_with_the_plan_and_not_with_its_folder(plan):
     assert digest(replace(plan, out="elsewhere"), "codes") == name
     assert digest(replace(plan, num_repeated=11), "codes") != name
     assert digest(plan, "other codes") != name
+    assert digest(replace(plan, contests=(replace(plan.contests[0], num_steps=7),)), "codes") != name
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs/study").glob("*.yaml")))
