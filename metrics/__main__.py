@@ -47,17 +47,17 @@ def main() -> None:
     started = time.perf_counter()
     if arguments.num_samples < 50:
         parser.error(f"--num-samples is {arguments.num_samples}: fewer than 50 pictures say nothing of a set")
+    model = open_model(arguments.checkpoint, arguments.device)
     extractors = []
     for description in arguments.extractors:
         try:
-            extractors.append(open_extractor(description))
+            extractors.append(open_extractor(description, model.device))
         except (FileNotFoundError, ModuleNotFoundError) as error:
             print(f"left out {description}: {error}")
         except ValueError as error:
             parser.error(str(error))
     if not extractors:
         parser.error("no extractor is left: `random` needs no weights")
-    model = open_model(arguments.checkpoint, arguments.device)
     try:
         prompts, reference, others = held_out(model, arguments.num_samples, arguments.split)
     except ValueError as error:

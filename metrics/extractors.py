@@ -1,5 +1,6 @@
 """What turns pictures into features that distances are taken between."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +17,13 @@ class Extractor(Protocol):
     @property
     def name(self) -> str: ...
 
+    def parameters(self) -> Iterator[Tensor]: ...
+
     def __call__(self, pixels: UInt8[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]: ...
 
 
-def open_extractor(description: str) -> Extractor:
-    """What `random`, or `KIND=PATH` of inception, clip, dinov2 or classifier, names.
+def open_extractor(description: str, device: str | torch.device = "cpu") -> Extractor:
+    """What `random`, or `KIND=PATH` of inception, clip, dinov2 or classifier, names, on a device.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError: What it needs is not there; the message says what is expected where.
@@ -28,7 +31,7 @@ def open_extractor(description: str) -> Extractor:
     """
     kind, _, path = description.partition("=")
     if kind == "random" and not path:
-        return RandomConvolutions()
+        return RandomConvolutions().to(device)
     if kind not in ("inception", "clip", "dinov2", "classifier") or not path:
         raise ValueError(
             f"{description!r} is no extractor: random, or inception, clip, dinov2 or classifier with =PATH"
@@ -36,14 +39,14 @@ def open_extractor(description: str) -> Extractor:
     if kind == "inception":
         from metrics.inception import Inception
 
-        return Inception.from_file(Path(path))
+        return Inception.from_file(Path(path)).to(device)
     if kind == "classifier":
         from metrics.classifier import Classifier
 
-        return Classifier.from_pretrained(Path(path))
+        return Classifier.from_pretrained(Path(path)).to(device)
     from metrics.pretrained import Clip, Dinov2
 
-    return (Clip if kind == "clip" else Dinov2)(Path(path))
+    return (Clip if kind == "clip" else Dinov2)(Path(path), device)
 
 
 class RandomConvolutions(nn.Module):
@@ -91,6 +94,7 @@ def features_of(
             f"pictures are {pixels.dtype} of shape {pixels.shape}, but have to be uint8 (n, height, width, 3): convert "
             "what is in [-1, 1] with data.pictures.to_pixels"
         )
+    device = next((weight.device for weight in extractor.parameters()), "cpu")
     channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     with torch.no_grad():
-        return torch.cat([extractor(part) for part in channels_first.split(batch_size)])
+        return torch.cat([extractor(part.to(device)).float().cpu() for part in channels_first.split(batch_size)])

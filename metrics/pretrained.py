@@ -5,7 +5,7 @@ the folder.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ class _Judge:
         )
         self.folder, self.device = folder, device
         self.digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:8]
+
+    def parameters(self) -> Iterator[Tensor]:
+        return self.network.parameters()
 
     @property
     def name(self) -> str:

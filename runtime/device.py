@@ -1,19 +1,23 @@
 """Where to compute, and how much fits there."""
 
+import os
 from pathlib import Path
 
 import torch
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """`auto` becomes the first of CUDA, MPS and CPU that is there; any other name is taken at its word.
+    """`auto` becomes the first of CUDA, MPS and CPU that is there, and of several GPUs the one that is this process's;
+    any other name is taken at its word.
 
     Raises:
         ValueError: No such device here.
     """
     if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
+        if torch.cuda.is_available():
+            rank = os.environ.get("LOCAL_RANK")  # set by torchrun and accelerate
+            return torch.device("cuda") if rank is None else torch.device("cuda", int(rank))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.zeros(0, device=(resolved := torch.device(device)))
     except (RuntimeError, AssertionError) as error:

@@ -114,3 +114,32 @@ def test_guidance_that_ends_early_is_captured_as_a_graph_of_its_own(tiny):
             settings = dict(num_images=2, seed=seed, decoding=decoding, guidance_until=0.5, size=(8, 12))
             drawn, expected = (one.generate("a red circle", **settings).codes for one in (compiled, plain))
             assert all((left == right).all() for left, right in zip(drawn, expected, strict=True))
+
+
+def test_a_twin_and_the_judges_agree_with_the_cpu():
+    from copy import deepcopy
+    from pathlib import Path
+
+    import numpy as np
+
+    from diffusion.flow import FlowSampling
+    from diffusion.network import FlowTransformer
+    from diffusion.twin import LatentSpace, Twin
+    from metrics.extractors import features_of, open_extractor
+    from model import Plantain
+    from model.transformer import ModelConfig
+
+    plantain = Plantain.from_pretrained(Path(__file__).parent.parent / "checkpoints/shapes32", "cpu")
+    network = FlowTransformer(ModelConfig(64, 2, 2, 1, 32, 128, 128), plantain.vocabulary, 4)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    drawn = {}
+    for device in ("cpu", "cuda"):
+        tokenizer = deepcopy(plantain.image_tokenizer).to(device)
+        space = LatentSpace(tokenizer, torch.zeros(4, device=device), torch.ones(4, device=device))
+        text = plantain.text_tokenizer
+        twin = Twin(deepcopy(network).to(device), space, text, FlowSampling(num_steps=4), [(8, 8)])
+        drawn[device] = twin.generate(["a red circle", "a large green cross"], num_images=2)
+    assert np.mean(np.stack(drawn["cpu"].codes) == np.stack(drawn["cuda"].codes)) > 0.95
+    pixels = np.stack([np.asarray(image) for image in drawn["cpu"].images])
+    left, right = (features_of(open_extractor("random", device), pixels) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)
