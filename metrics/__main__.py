@@ -69,9 +69,11 @@ def main() -> None:
     if arguments.npz is not None:
         save_npz(arguments.npz, samples)
     redrawn = reconstructions(model, reference)
-    figures: dict[str, Any] = {"num_samples": len(samples), "extractors": {}}
+    training = learned_from(model, size)
+    figures: dict[str, Any] = {"num_samples": len(samples), "reconstruction": likeness(redrawn, reference)}
+    figures["extractors"] = {}
     for extractor in extractors:
-        judged = judge(extractor, reference, samples, redrawn, others, prompts)
+        judged = judge(extractor, reference, samples, redrawn, others, prompts, training)
         figures["extractors"][extractor.name] = judged
         for name, values in judged.items():
             print(extractor.name, name, values)
@@ -105,6 +107,31 @@ def held_out(plantain: Any, count: int, split: str) -> tuple[list[str], np.ndarr
     return [example.captions[0] for example in examples[:count]], pixels[:count], pixels[count:]
 
 
+def learned_from(model: Any, size: tuple[int, int], most: int = 5000) -> np.ndarray | None:
+    """The first `most` pictures of training that are of a size (height, width); None where they are not here."""
+    from data.sources import SourceConfig, open_source
+    from runtime.config import from_dict
+
+    card = model.card.get("model", model.card).get("config", {})
+    try:
+        config: Any = from_dict(get_args(SourceConfig), card["data"])
+        source = open_source(config)
+    except (KeyError, OSError, ValueError) as error:
+        print(f"near copies are not looked for: the pictures of training are not to be had ({error})")
+        return None
+    pixels = [source[index].image for index in range(min(most, len(source)))]
+    return np.stack([image for image in pixels if image.shape[:2] == size])
+
+
+def likeness(redrawn: np.ndarray, pixels: np.ndarray) -> dict[str, float]:
+    """How near pictures, uint8 (n, H, W, 3), are to others, one by one: PSNR in dB and SSIM, on average."""
+    from data.pictures import to_images
+    from tokenizer.quality import psnr, ssim
+
+    left, right = to_images(redrawn), to_images(pixels)
+    return {"psnr": float(psnr(left, right).mean()), "ssim": float(ssim(left, right).mean())}
+
+
 def reconstructions(plantain: Any, pixels: np.ndarray, batch_size: int = 100) -> np.ndarray:
     """What the image tokenizer makes of pictures, uint8 (n, H, W, 3)."""
     from data.pictures import to_images, to_pixels
@@ -123,6 +150,7 @@ def judge(
     redrawn: np.ndarray,
     others: np.ndarray,
     prompts: Sequence[str] = (),
+    training: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """All figures of samples, of reconstructions and of other true pictures against a reference.
 
@@ -130,13 +158,15 @@ def judge(
         extractor: See metrics.extractors. What it knows beside features is asked too: classes, or how captions fit.
         reference, samples, redrawn, others: uint8 (n, H, W, 3), as many of each.
         prompts: Of the samples, and captions of the reference.
+        training: Pictures that the model learned from, among which near copies are looked for.
     """
     import warnings
 
-    from metrics.distances import compare, inception_score
+    from metrics.distances import compare, inception_score, near_copies
     from metrics.extractors import features_of
 
     true = features_of(extractor, reference)
+    learned = None if training is None else features_of(extractor, training)
     if len(true) < true.shape[1]:
         warnings.warn(
             f"{len(true)} pictures are fewer than the {true.shape[1]} features of {extractor.name}: read its distances "
@@ -147,6 +177,8 @@ def judge(
     for name, pixels in (("samples", samples), ("reconstructions", redrawn), ("true pictures", others)):
         found = features_of(extractor, pixels)
         sets[name] = compare(found, true)
+        if learned is not None:
+            sets[name]["near_copies"] = near_copies(found, learned, true)
         if hasattr(extractor, "log_probabilities"):
             sets[name]["class_score"], sets[name]["class_score_error"] = inception_score(
                 extractor.log_probabilities(found)

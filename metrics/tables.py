@@ -143,10 +143,44 @@ def fidelity(checkpoint: str) -> str:
         for name, figures in sets.items():
             kernel = f"{figures['kernel'] * 1000:.2f} ± {figures['kernel_error'] * 1000:.2f}"
             distances = [f"{figures['frechet']:.4f}", f"{figures['frechet_limit']:.4f}", kernel]
-            rows.append([extractor, name, *distances, *(f"{figures[share]:.2f}" for share in shares)])
-    header = ["features", "set", f"FD@{count:,}", "its limit", "kernel distance x 1,000", *shares]
+            near = _percent(figures.get("near_copies"))
+            rows.append([extractor, name, *distances, *(f"{figures[share]:.2f}" for share in shares), near])
+    header = ["features", "set", f"FD@{count:,}", "its limit", "kernel distance x 1,000", *shares, "near copies"]
     note = f"{count:,} pictures a set, seed {result['seed']}; `{result['command']}`"
     return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
+
+
+def study(name: str) -> str:
+    """What a study found of its first contest: both contenders as they were tuned, and what the intervals say."""
+    result = _read(f"study-{name}")
+    contest, tests = result["plan"]["contests"][0]["name"], list(result["truth"])
+    extractor, smallest = result["extractors"][-1], min(row["batch_size"] for row in result["cost"])
+    header = ["contender", *(f"adherence, `{test}`" for test in tests), f"FD-{extractor}", "passes", "GFLOP a picture"]
+    header += ["time, alone", f"time, {max(row['batch_size'] for row in result['cost'])} at once"]
+    rows = []
+    for contender, ways in (("autoregression", ("sequential", "jacobi")), ("diffusion", ("best",))):
+        shares = []
+        for test in tests:
+            wanted = {"contest": contest, "contender": contender, "test": test, "way": "best"}
+            (quality,) = (row for row in result["quality"] if wanted.items() <= row.items())
+            value, low, high = quality["adherence"]
+            shares.append(f"{value:.1%} ({low:.1%} to {high:.1%})")
+            if test == tests[0]:
+                value, low, high = quality["distances"][extractor]["frechet"]
+                distance = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        for way in ways:
+            priced = [row for row in result["cost"] if (row["contender"], row["way"]) == (contender, way)]
+            alone = next(row for row in priced if row["batch_size"] == smallest)
+            price = [f"{alone['passes']:.0f}", f"{alone['flops'] / 1e9:.2f}", f"{alone['median']:.2f}"]
+            label = contender if len(ways) == 1 else f"{contender}, {way}"
+            rows.append([label, *shares, distance, *price, f"{priced[-1]['median']:.2f}"])
+    made = sorted({cell["commit"] for cell in result["cells"]})
+    machines = {_machine(cell) for cell in result["cells"]}
+    seeds = len(result["plan"]["contests"][0]["seeds"])
+    note = f"Means over {seeds} trainings of each; times in units of sequential autoregression alone; "
+    note += f"`python -m study configs/study/{name}.yaml`, commit {', '.join(made)}, {', '.join(sorted(machines))}."
+    sentences = "".join(f"- {sentence}\n" for sentence in result["conclusion"])
+    return _markdown(header, rows) + f"\n{note}\n\n{sentences}"
 
 
 TABLES = {
@@ -156,6 +190,7 @@ TABLES = {
     "length": length,
     "abilities": abilities,
     "fidelity": fidelity,
+    "study": study,
 }
 
 
