@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """Pictures to features. Distances are only comparable where the name is the same."""
 
@@ -81,9 +82,7 @@ class RandomConvolutions(nn.Module):
         return torch.cat(features, 1)
 
 
-def features_of(
-    extractor: Extractor, pixels: UInt8[np.ndarray, "n H W 3"], batch_size: int = 100
-) -> Float[Tensor, "n d"]:
+def features_of(extractor: Extractor, pixels: np.ndarray, batch_size: int = 100) -> Float[Tensor, "n d"]:
     """Features (n, d) of pictures.
 
     Raises:

@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", type=Path, help="YAML file, such as one of configs/study/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    parser.add_argument("--contests", nargs="+", help="only these of the plan's; the others may follow later")
     parser.add_argument("--docs", type=Path, help="a folder that is to have the report too, as study.md")
     parser.add_argument("--report-only", action="store_true", help="compute the report of finished cells anew")
     arguments, more = parser.parse_known_args()
@@ -24,7 +25,7 @@ def main() -> None:
     from study.plan import Plan
 
     try:
-        study = Study(load_config(Plan, arguments.plan, [*arguments.overrides, *more]))
+        study = Study(load_config(Plan, arguments.plan, [*arguments.overrides, *more]), arguments.contests)
         if missing := [cell.name for cell in study.cells if arguments.report_only and not study.done(cell.name)]:
             parser.error(f"{len(missing)} cells are not done, the first is {missing[0]}: leave out --report-only")
         study.run()

@@ -10,7 +10,7 @@ that share a folder share the cells: each is claimed by a lock, which the system
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -61,14 +61,19 @@ class Study:
 
     Args:
         plan: What is to be done.
+        only: Names of contests; the others wait. The first can't.
 
     Raises:
-        ValueError: The folder holds another plan, or the plan's sources don't suit it.
+        ValueError: The folder holds another plan, a name is of no contest, or the plan's sources don't suit it.
         FileNotFoundError: There is no such image tokenizer.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, only: Sequence[str] | None = None) -> None:
         self.plan, self.folder = plan, Path(plan.out)
+        names = [contest.name for contest in plan.contests]
+        if only is not None and (names[0] not in only or set(only) - set(names)):
+            raise ValueError(f"contests are {', '.join(names)}: name {names[0]}, and others of them")
+        self.contests = [contest for contest in plan.contests if only is None or contest.name in only]
         self.device = resolve_device("auto")
         self.tokenizer = ImageTokenizer.from_pretrained(Path(plan.tokenizer)).to(self.device)
         self.digest = digest(plan, self.tokenizer.digest)
@@ -154,7 +159,7 @@ class Study:
         """All of them, in an order in which they can be done."""
         plan = self.plan
         cells = [Cell(f"truth.{name_of(test)}", (), partial(self._truth, test)) for test in plan.tests]
-        for contest in plan.contests:
+        for contest in self.contests:
             first = tuple(self._training(contest, contender, contest.seeds[0]) for contender in CONTENDERS)
             # What was to be equal is looked at as soon as it can be.
             cells += [*first, Cell(f"match.{contest.name}", _names(first), partial(self._match, contest))]

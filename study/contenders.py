@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tokenizer.sequence import ImageSegment, pack
 Sampling = SamplingConfig | FlowSampling
 
 
+@runtime_checkable
 class Contender(Protocol):
     """What a study needs to know of a family of models."""
 

@@ -27,20 +27,21 @@ def figures(study: Study) -> dict[str, Any]:
     plan = study.plan
     names = [extractor.name for extractor in study.extractors]
     found: dict[str, Any] = {"plan": to_dict(plan), "digest": study.digest, "extractors": names}
+    found["waiting"] = [contest.name for contest in plan.contests if contest not in study.contests]
     found["cells"] = [study.read(cell.name)[0] for cell in study.cells]
     found["truth"] = {name_of(test): _truth(study, test) for test in plan.tests}
-    found["match"] = {contest.name: study.read(f"match.{contest.name}")[1] for contest in plan.contests}
+    found["match"] = {contest.name: study.read(f"match.{contest.name}")[1] for contest in study.contests}
     found["tuning"] = {
         contest.name: {contender.name: _tuning(study, contest, contender) for contender in CONTENDERS}
-        for contest in plan.contests
+        for contest in study.contests
     }
     found["curves"] = {
         contest.name: {contender.name: _curves(study, contest, contender) for contender in CONTENDERS}
-        for contest in plan.contests
+        for contest in study.contests
     }
     found["quality"] = [
         _quality(study, contest, contender, test, way)
-        for contest in plan.contests
+        for contest in study.contests
         for contender in CONTENDERS
         for test, way in study.drawn(contest, contender, contest.seeds[0])
         if way != "repeated"

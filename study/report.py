@@ -113,6 +113,8 @@ def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
     yield _tuning(found)
     yield "## What was not equal"
     yield list(plan.unmatched)
+    if found["waiting"]:
+        yield f"Contests of the plan that have not been run: {', '.join(found['waiting'])}."
     yield _limits(found)
     yield "## Cells"
     yield _cells(found)
@@ -121,7 +123,7 @@ def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
 def _matching(found: dict[str, Any]) -> Table:
     rows = []
     for contest in found["plan"]["contests"]:
-        for line in found["match"][contest["name"]]:
+        for line in found["match"].get(contest["name"], []):
             parts = ", ".join(f"{name} {count:,}" for name, count in line["parameters"].items())
             examples = contest["num_steps"] * found["plan"]["loop"]["batch_size"]
             epochs = examples / contest["data"].get("num_examples", math.nan)
@@ -167,9 +169,10 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
             )
     sizes = ", ".join(f"{truth['num_pictures']:,} of {test}" for test, truth in found["truth"].items())
     note = (
-        f"FD is the Frechet distance of features `{extractor}` of {sizes}; other true pictures give its floor. Copied: "
-        "pictures whose codes are those of a picture that training had; near copies: pictures nearer to one of these "
-        "than 99% of the test's own are."
+        f"FD is the Frechet distance of features `{extractor}` of {sizes}; other true pictures give its floor. All "
+        "pictures of a set are drawn with the same noise, which makes the sets of both less various. Copied: pictures "
+        "whose codes are those of a picture that training had; near copies: pictures nearer to one of these than 99% "
+        "of the test's own are."
     )
     return Table(header, rows, note)
 

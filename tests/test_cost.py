@@ -78,4 +78,4 @@ def test_ways_are_timed_in_turns():
     ways = {name: (lambda name=name: order.append(name)) for name in "ab"}
     found = timings(ways, 3, torch.device("cpu"))
     assert order == list("ab") * 4 and {name: len(seconds) for name, seconds in found.items()} == {"a": 3, "b": 3}
-    assert len(timings(ways, 50, torch.device("cpu"), seconds=0)["a"]) == 2
+    assert len(timings(ways, 50, torch.device("cpu"), seconds=0.0)["a"]) == 2

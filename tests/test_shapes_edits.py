@@ -218,7 +218,7 @@ def test_a_change_is_drawn_of_any_type_that_the_scene_allows():
     assert found == set(CHANGES)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ["shapes64", "shapes32"])  # where there is but one object, none can change places
 def test_all_types_of_change_come_equally_often(world):
     types = [type(change) for _, change, _ in drawn(world)]
     for change in CHANGES:  # four standard deviations of 320 draws

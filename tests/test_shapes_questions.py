@@ -36,7 +36,7 @@ SQUARE = Object("square", "blue", "large", 0.7, 0.25, 0.18)
 SCENE = Scene("gray", (CIRCLE, SQUARE))
 
 
-@pytest.fixture(scope="module", params=WORLDS)
+@pytest.fixture(scope="module", params=ANSWER_WEIGHTS)
 def asked(request) -> list[tuple[Scene, Question, str]]:
     """A few questions about each of many training scenes of a world."""
     rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ def test_a_description_has_to_be_true_and_to_name_everything():
         assert check_caption(text, SCENE) == (False, {"grammar": False})
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ANSWER_WEIGHTS)
 def test_the_known_weights_are_about_what_a_few_scenes_give(world):
     known = {(sort, said): w for sort, row in ANSWER_WEIGHTS[world].items() for said, w in row.items()}
     found = {(sort.__name__, said): w for (sort, said), w in balancing_weights(WORLDS[world], 200).items()}

@@ -55,8 +55,8 @@ def test_intervals_of_shares_are_wilsons():
 
 
 def test_the_front_is_what_nothing_surpasses():
-    assert front([(1, 0.5), (2, 0.4), (2, 0.7), (3, 0.7), (4, 0.9)]) == [0, 2, 4]
-    assert front([(1, 0.5), (1, 0.6)]) == [1]
+    assert front([(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9)]) == [0, 2, 4]
+    assert front([(1.0, 0.5), (1.0, 0.6)]) == [1]
 
 
 def test_the_plans_name_changes_with_the_plan_and_not_with_its_folder(plan):
@@ -108,6 +108,17 @@ def test_a_folder_of_another_plan_is_refused(plan):
 def test_a_test_too_small_to_draw_is_refused(plan):
     with pytest.raises(ValueError, match="fewer than 100 examples"):
         Study(replace(plan, tests=(replace(plan.tests[0], num_examples=40),)))
+
+
+def test_contests_may_wait_but_not_the_first(plan):
+    further = replace(plan.contests[0], name="further", seeds=(0,))
+    plan = replace(plan, contests=(plan.contests[0], further))
+    whole, part = Study(plan), Study(plan, ["tiny"])
+    assert {cell.name for cell in part.cells} < {cell.name for cell in whole.cells}
+    assert not any("further" in cell.name for cell in part.cells) and part.digest == whole.digest
+    for wrong in (["further"], ["tiny", "other"]):
+        with pytest.raises(ValueError, match="contests are tiny, further: name tiny"):
+            Study(plan, wrong)
 
 
 def in_little(study: Study, monkeypatch, run: Callable) -> list[str]:
