@@ -339,7 +339,7 @@ def _canvas(columns: int, width: float) -> tuple[Any, list[Any]]:
 
 def _svg(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue().decode()
     return text[text.index("<svg") :].encode()
 
