@@ -14,6 +14,7 @@ from torch import nn
 
 from diffusion.flow import FlowSampling, num_passes
 from diffusion.network import flops
+from model.generate import ImageRequest
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig
 from tokenizer.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ def parameters(network: nn.Module) -> dict[str, int]:
 
 def num_guided(sampling: SamplingConfig, num_codes: int) -> int:
     """Codes of a picture that need the sequence without its prompt too."""
-    return 0 if sampling.guidance == 1 else int(np.ceil(sampling.guidance_until * num_codes))
+    return ImageRequest((), (1, num_codes), sampling, 0, 0).num_guided
 
 
 def passes_of_codes(sampling: SamplingConfig, num_codes: int) -> int:

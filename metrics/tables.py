@@ -174,11 +174,8 @@ def study(name: str) -> str:
             price = [f"{alone['passes']:.0f}", f"{alone['flops'] / 1e9:.2f}", f"{alone['median']:.2f}"]
             label = contender if len(ways) == 1 else f"{contender}, {way}"
             rows.append([label, *shares, distance, *price, f"{priced[-1]['median']:.2f}"])
-    made = sorted({cell["commit"] for cell in result["cells"]})
-    machines = {_machine(cell) for cell in result["cells"]}
-    seeds = len(result["plan"]["contests"][0]["seeds"])
-    note = f"Means over {seeds} trainings of each; times in units of sequential autoregression alone; "
-    note += f"`python -m study configs/study/{name}.yaml`, commit {', '.join(made)}, {', '.join(sorted(machines))}."
+    note = f"Means over {len(result['seed'])} trainings of each; times in units of sequential autoregression alone; "
+    note += f"`{result['command']}`, commit {result['commit']}, {_machine(result)}."
     sentences = "".join(f"- {sentence}\n" for sentence in result["conclusion"])
     return _markdown(header, rows) + f"\n{note}\n\n{sentences}"
 

@@ -28,7 +28,12 @@ def figures(study: Study) -> dict[str, Any]:
     names = [extractor.name for extractor in study.extractors]
     found: dict[str, Any] = {"plan": to_dict(plan), "digest": study.digest, "extractors": names}
     found["waiting"] = [contest.name for contest in plan.contests if contest not in study.contests]
+    only = f" --contests {' '.join(contest.name for contest in study.contests)}" if found["waiting"] else ""
+    found["command"] = f"python -m study configs/study/{study.folder.name}.yaml{only}"
+    found["seed"] = list(plan.contests[0].seeds)
     found["cells"] = [study.read(cell.name)[0] for cell in study.cells]
+    found["commit"] = ", ".join(sorted({cell["commit"] for cell in found["cells"]}))
+    found["machine"] = found["cells"][-1]["machine"]
     found["truth"] = {name_of(test): _truth(study, test) for test in plan.tests}
     found["match"] = {contest.name: study.read(f"match.{contest.name}")[1] for contest in study.contests}
     found["tuning"] = {
@@ -119,7 +124,7 @@ def _quality(study: Study, contest: Contest, contender: Contender, test: SourceC
     seeds = [
         seed for seed in contest.seeds if any(drawn == (test, way) for drawn in study.drawn(contest, contender, seed))
     ]
-    each, learned, true = [], _training_pixels(contest), _true_pixels(test)[: len(open_source(test)) // 2]
+    each, learned, true = [], _training_features(study, contest), _true_features(study, test)[-1]
     for seed in seeds:
         _, lines = study.read(study.drawing(contest, contender, seed, test, way))
         pixels = study.paint(torch.tensor([line["codes"] for line in lines]))
@@ -133,7 +138,7 @@ def _quality(study: Study, contest: Contest, contender: Contender, test: SourceC
                 "adherence_interval": list(_share(right, study)),
                 "facts": facts,
                 "copied": _mean([line["copied"] for line in lines]),
-                "near_copies": near_copies(_main(study, pixels), _main(study, learned), _main(study, true)),
+                "near_copies": near_copies(_main(study, pixels), learned, true),
                 "distances": _distances(study, test, pixels),
             }
         )
@@ -218,11 +223,8 @@ def _differences(study: Study, quality: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _distances(study: Study, test: SourceConfig, pixels: np.ndarray) -> dict[str, dict[str, float]]:
     """Of pictures to the drawn half of a test, by every extractor."""
-    true = _true_pixels(test)[: len(pixels)]
-    return {
-        extractor.name: compare(features_of(extractor, pixels), features_of(extractor, true))
-        for extractor in study.extractors
-    }
+    pairs = zip(study.extractors, _true_features(study, test), strict=True)
+    return {extractor.name: compare(features_of(extractor, pixels), true) for extractor, true in pairs}
 
 
 def _main(study: Study, pixels: np.ndarray) -> torch.Tensor:
@@ -236,9 +238,16 @@ def _true_pixels(test: SourceConfig) -> np.ndarray:
 
 
 @cache
-def _training_pixels(contest: Contest) -> np.ndarray:
+def _true_features(study: Study, test: SourceConfig) -> tuple[torch.Tensor, ...]:
+    """Of the drawn half of a test, by every extractor."""
+    pixels = _true_pixels(test)
+    return tuple(features_of(extractor, pixels[: len(pixels) // 2]) for extractor in study.extractors)
+
+
+@cache
+def _training_features(study: Study, contest: Contest) -> torch.Tensor:
     source = open_source(contest.data)
-    return np.stack([source[index].image for index in range(min(len(source), _NUM_TRAINING))])
+    return _main(study, np.stack([source[index].image for index in range(min(len(source), _NUM_TRAINING))]))
 
 
 def _share(right: Sequence[bool], study: Study) -> Interval:

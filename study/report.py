@@ -1,14 +1,11 @@
 """The report of a study: one HTML file that needs no other, the same in Markdown, and all numbers as JSON."""
 
-import base64
-import html
-import importlib
 import io
 import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,35 +15,10 @@ from study.cells import Study
 from study.contenders import CONTENDERS
 from study.figures import figures
 from study.plan import name_of
+from study.render import Figure, Part, Table, as_html, as_markdown, as_svg, canvas
 
 _COLOURS = {"autoregression": "#c2571a", "diffusion": "#2a6f97"}
 _SHOWN = 8  # prompts whose pictures are shown side by side
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1rem 0; } svg, img { max-width: 100%; height: auto; image-rendering: pixelated; }
-figcaption, .small { color: #555; font-size: 13px; }
-"""
-
-
-class Table(NamedTuple):
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-class Figure(NamedTuple):
-    """A drawing as SVG or PNG, with its file's name in the Markdown report."""
-
-    name: str
-    content: bytes
-    caption: str
-
-
-Part = str | Table | Figure | list[str]
 
 
 def write(study: Study, docs: Path | None = None) -> list[Path]:
@@ -64,13 +36,13 @@ def write(study: Study, docs: Path | None = None) -> list[Path]:
     numbers = json.dumps(_plain(found), indent=1, allow_nan=False) + "\n"
     files = {
         study.folder / "report.json": numbers.encode(),
-        study.folder / "report.html": _html(found, parts).encode(),
-        study.folder / "report.md": _markdown(parts).encode(),
+        study.folder / "report.html": as_html(study.plan.question, parts).encode(),
+        study.folder / "report.md": as_markdown(parts).encode(),
     }
     drawn = [part for part in parts if isinstance(part, Figure)]
     files |= {study.folder / figure.name: figure.content for figure in drawn}
     if docs is not None:
-        files[docs / "study.md"] = _markdown(parts, "study/").encode()
+        files[docs / "study.md"] = as_markdown(parts, "study/").encode()
         files[docs / "results" / f"study-{study.folder.name}.json"] = numbers.encode()
         files |= {docs / "study" / figure.name: figure.content for figure in drawn}
     for path, content in files.items():
@@ -214,7 +186,7 @@ def _price(found: dict[str, Any]) -> Table:
 
 def _fronts(found: dict[str, Any]) -> Iterator[Figure]:
     labels = {"passes": "forward passes", "flops": "operations", "latency": "time of one picture"}
-    figure, axes = _canvas(len(labels), 3.2)
+    figure, axes = canvas(len(labels), 3.2)
     for place, (price, label) in zip(axes, labels.items(), strict=True):
         points = found["fronts"][price]
         for contender, colour in _COLOURS.items():
@@ -230,13 +202,13 @@ def _fronts(found: dict[str, Any]) -> Iterator[Figure]:
     axes[0].set_ylabel("adherence")
     yield Figure(
         "fronts.svg",
-        _svg(figure),
+        as_svg(figure),
         "Adherence of the first seed's pictures and its price. Filled: nothing as cheap is better.",
     )
 
 
 def _by_batch(found: dict[str, Any]) -> Figure:
-    figure, (axes,) = _canvas(1, 3.2)
+    figure, (axes,) = canvas(1, 3.2)
     ways = {(row["contender"], row["way"]) for row in found["cost"]}
     for contender, way in sorted(ways):
         mine = [row for row in found["cost"] if (row["contender"], row["way"]) == (contender, way)]
@@ -248,11 +220,11 @@ def _by_batch(found: dict[str, Any]) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("pictures at once")
     axes.set_ylabel("pictures a unit of time")
-    return Figure("batches.svg", _svg(figure), "Throughput by the number of pictures drawn at once.")
+    return Figure("batches.svg", as_svg(figure), "Throughput by the number of pictures drawn at once.")
 
 
 def _curves(found: dict[str, Any]) -> Iterator[Figure]:
-    figure, axes = _canvas(3, 3.2)
+    figure, axes = canvas(3, 3.2)
     contest = found["plan"]["contests"][0]["name"]
     for place, (contender, colour) in zip(axes, _COLOURS.items(), strict=False):
         for lines in found["curves"][contest][contender].values():
@@ -268,7 +240,7 @@ def _curves(found: dict[str, Any]) -> Iterator[Figure]:
     axes[2].set_title("diffusion, held out", size=9)
     axes[2].set_xlabel("time, from noise to picture")
     axes[2].set_ylabel("loss")
-    yield Figure("curves.svg", _svg(figure), "A line for each seed.")
+    yield Figure("curves.svg", as_svg(figure), "A line for each seed.")
 
 
 def _samples(study: Study) -> Figure:
@@ -322,74 +294,6 @@ def _limits(found: dict[str, Any]) -> str:
 def _cells(found: dict[str, Any]) -> Table:
     rows = [[cell["cell"], cell["commit"], f"{cell['seconds']:.0f}"] for cell in found["cells"]]
     return Table(["cell", "commit", "seconds"], rows)
-
-
-def _canvas(columns: int, width: float) -> tuple[Any, list[Any]]:
-    try:
-        module = importlib.import_module("matplotlib.figure")
-    except ImportError:
-        raise ValueError("the report needs matplotlib: pip install -c constraints.txt -e '.[plot]'") from None
-    figure = module.Figure(figsize=(width * columns, 2.8), layout="constrained")
-    axes = [figure.add_subplot(1, columns, number + 1) for number in range(columns)]
-    for one in axes:
-        one.tick_params(labelsize=7)
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue().decode()
-    return text[text.index("<svg") :].encode()
-
-
-def _html(found: dict[str, Any], parts: Sequence[Part]) -> str:
-    body = "\n".join(_part_as_html(part) for part in parts)
-    title = html.escape(found["plan"]["question"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-    return f"{head}\n{body}\n</html>\n"
-
-
-def _part_as_html(part: Part) -> str:
-    if isinstance(part, Table):
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.header)
-        rows = "\n".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in part.rows
-        )
-        note = f'<p class="small">{_inline(part.note)}</p>' if part.note else ""
-        return f"<table><thead><tr>{head}</tr></thead>\n{rows}</table>{note}"
-    if isinstance(part, Figure):
-        content = part.content.decode() if part.name.endswith(".svg") else None
-        encoded = base64.b64encode(part.content).decode()
-        shown = content or f'<img alt="" src="data:image/png;base64,{encoded}">'
-        return f"<figure>{shown}<figcaption>{_inline(part.caption)}</figcaption></figure>"
-    if isinstance(part, list):
-        return "<ul>" + "".join(f"<li>{_inline(one)}</li>" for one in part) + "</ul>"
-    level = len(part) - len(part.lstrip("#"))
-    return f"<h{level}>{_inline(part[level:].strip())}</h{level}>" if level else f"<p>{_inline(part)}</p>"
-
-
-def _inline(text: str) -> str:
-    pieces = html.escape(text).split("`")
-    return "".join(piece if place % 2 == 0 else f"<code>{piece}</code>" for place, piece in enumerate(pieces))
-
-
-def _markdown(parts: Sequence[Part], folder: str = "") -> str:
-    blocks = []
-    for part in parts:
-        if isinstance(part, Table):
-            lines = [part.header, ["---"] + ["---:"] * (len(part.header) - 1), *part.rows]
-            blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-            if part.note:
-                blocks.append(part.note)
-        elif isinstance(part, Figure):
-            blocks.append(f"![{part.caption}]({folder}{part.name})")
-        elif isinstance(part, list):
-            blocks.append("\n".join(f"- {one}" for one in part))
-        else:
-            blocks.append(part)
-    return "\n\n".join(blocks) + "\n"
 
 
 def _percent(interval: Sequence[float]) -> str:

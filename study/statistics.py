@@ -14,10 +14,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def has_zero(self) -> bool:
-        return self.low <= 0 <= self.high
-
 
 def of_means(values: Sequence[float], confidence: float) -> Interval:
     """The mean of what a few trainings gave, by Student's distribution. A single one says nothing of the spread.
