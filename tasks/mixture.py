@@ -1,21 +1,21 @@
-"""Which abilities a model learns from its examples, and in which shares."""
+"""Which abilities a model learns from its examples, in which shares, and how a sequence goes from one to the next."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 
 from data.codes import Encoded
-from tasks.conversation import Encode, asking, describing, editing, inpainting, line
+from tasks.conversation import DESCRIBE, Encode, inpainting, line, shown
 from tasks.text_to_image import text_to_image
 from tokenizer.sequence import ImageSegment, Segment, TextSegment
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the sequences, in proportion to one another."""
+    """Shares of what sequences begin with, in proportion to one another, and how they go on."""
 
     # caption, picture
     text_to_image: float = 1.0
@@ -31,13 +31,18 @@ class Mixture:
     dialogue: float = 0.0
     # caption
     text: float = 0.0
+    # turns that follow about the picture seen last, as long as the example has more to tell: it is edited, asked about
+    # and described, in the shares above. One sequence then teaches several abilities for the price of its pictures
+    turns: int = 0
 
     def __post_init__(self) -> None:
-        shares = {field.name: getattr(self, field.name) for field in fields(self)}
+        shares = {name: getattr(self, name) for name in TASKS}
         if bad := {name: share for name, share in shares.items() if not 0 <= share < float("inf")}:
             raise ValueError(f"shares of a mixture must be 0 or more, but {bad} are not")
         if not any(shares.values()):
             raise ValueError("a mixture has no share above 0: give one to what is to be learnt")
+        if self.turns < 0:
+            raise ValueError(f"turns is {self.turns}, but must be 0 or more")
 
 
 class Telling(NamedTuple):
@@ -51,49 +56,116 @@ class Telling(NamedTuple):
 
 
 T = TypeVar("T")
-Task = Callable[[Encoded, Telling, np.random.Generator], list[Segment]]
 
 
-def _text_to_image(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    return text_to_image(tell.encode(_one_of(rng, example.captions)), example.codes, tell.said)
+class Story:
+    """What has been told of an example so far, and what is left to tell.
+
+    Args:
+        example: What can be told of.
+        telling: How.
+        dropout: Share of the pictures to draw whose condition loses its text, so that guidance knows them without; of
+            those that then still have other pictures before them, half lose these too.
+        rng: Draws all that is left open.
+    """
+
+    def __init__(self, example: Encoded, telling: Telling, dropout: float, rng: np.random.Generator) -> None:
+        self.telling, self.dropout, self.rng = telling, dropout, rng
+        self.segments: list[Segment] = []
+        self._turn_to(example)
+
+    def _turn_to(self, example: Encoded) -> None:
+        self.example = example
+        # of its picture: whether it was seen, whether a caption was said, and questions not asked yet
+        self.seen = self.captioned = False
+        self.questions = list(example.questions)
+
+    def caption(self) -> str:
+        """One of the captions."""
+        self.captioned = True
+        return _one_of(self.rng, self.example.captions)
+
+    def say(self, text: str) -> None:
+        """A user's line."""
+        self.segments.append(line(text, self.telling.encode, self.telling.said))
+
+    def answer(self, text: str) -> None:
+        """The model's line."""
+        self.segments.append(line(text, self.telling.encode, self.telling.written))
+
+    def show(self) -> None:
+        """The picture is seen; a user shows it unless it was drawn before."""
+        if not self.seen:
+            self.segments.append(shown(self.example.codes))
+        self.seen = True
+
+    def draw(self) -> None:
+        """The model draws the picture, now and then without what was said or shown before."""
+        if self.rng.random() < self.dropout:
+            pictures: list[Segment] = [segment for segment in self.segments if isinstance(segment, ImageSegment)]
+            self.segments = pictures if self.rng.random() < 0.5 else []
+            self.captioned = False
+        self.segments.append(ImageSegment(self.example.codes))
+        self.seen = True
+
+    def can(self, ability: str) -> bool:
+        """Whether the picture seen last has something left to tell in this way."""
+        left = {"describe": not self.captioned, "ask": self.questions, "edit": self.example.edit is not None}
+        return self.seen and bool(left[ability])
+
+    def change(self) -> None:
+        """Asks for the example's edit and turns to its result."""
+        assert self.example.edit is not None
+        instruction, result = self.example.edit
+        self.say(instruction)
+        self._turn_to(result)
 
 
-def _describe(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    return [*describing(example.codes, tell.encode), line(_one_of(rng, example.captions), tell.encode, tell.written)]
+def _text_to_image(story: Story) -> None:
+    encode, said, _ = story.telling
+    story.segments += text_to_image(encode(story.caption()), story.example.codes, said)[:-1]
+    story.draw()
 
 
-def _ask(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    question, answer = _one_of(rng, example.questions)
-    return [*asking(example.codes, question, tell.encode), line(answer, tell.encode, tell.written)]
+def _describe(story: Story) -> None:
+    story.show()
+    story.say(DESCRIBE)
+    story.answer(story.caption())
 
 
-def _edit(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    assert example.edit is not None
-    instruction, result = example.edit
-    return [*editing([example.codes], instruction, tell.encode, tell.said), ImageSegment(result.codes)]
+def _ask(story: Story) -> None:
+    story.show()
+    question, answer = story.questions.pop(int(story.rng.integers(len(story.questions))))
+    story.say(question)
+    story.answer(answer)
 
 
-def _inpaint(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    caption, hidden = _one_of(rng, example.captions), _hole(example.codes.shape, rng)
-    return [*inpainting(example.codes, hidden, caption, tell.encode, tell.said), ImageSegment(example.codes)]
+def _edit(story: Story) -> None:
+    story.show()
+    story.change()
+    story.draw()
 
 
-def _dialogue(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    assert example.edit is not None
-    instruction, result = example.edit
-    segments: list[Segment] = [line(_one_of(rng, example.captions), tell.encode, tell.said)]
-    segments.append(ImageSegment(example.codes))
-    if rng.random() < 0.3:
-        segments += _answered(example, tell, rng)
-    segments += [line(instruction, tell.encode, tell.said), ImageSegment(result.codes)]
-    return segments + _answered(result, tell, rng)
+def _inpaint(story: Story) -> None:
+    codes, caption, (encode, said, _) = story.example.codes, story.caption(), story.telling
+    story.segments += inpainting(codes, _hole(codes.shape, story.rng), caption, encode, said)
+    story.draw()
 
 
-def _text(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    return [TextSegment(tell.encode(_one_of(rng, example.captions)), tell.written)]
+def _dialogue(story: Story) -> None:
+    story.say(story.caption())
+    story.draw()
+    if story.rng.random() < 0.3:
+        _ask(story)
+    _edit(story)
+    _ask(story)
 
 
-TASKS: dict[str, Task] = {
+def _text(story: Story) -> None:
+    story.segments.append(TextSegment(story.telling.encode(story.caption()), story.telling.written))
+
+
+TASKS: dict[str, Callable[[Story], None]] = {
     "text_to_image": _text_to_image,
     "describe": _describe,
     "ask": _ask,
@@ -102,6 +174,7 @@ TASKS: dict[str, Task] = {
     "dialogue": _dialogue,
     "text": _text,
 }
+FOLLOWING = ("describe", "ask", "edit")  # what can be asked for once a picture has been seen
 NEEDS_QUESTIONS, NEEDS_EDIT = {"ask", "dialogue"}, {"edit", "dialogue"}
 
 
@@ -125,28 +198,26 @@ def tell(
     """The segments of an example.
 
     Args:
-        example: What can be told of.
+        example, telling, dropout, rng: See Story.
         mixture: Which abilities, in which shares.
-        telling: How.
-        dropout: Share of the pictures to draw whose condition loses its text, so that guidance knows them without; of
-            those that then still have other pictures before them, half lose these too.
-        chooser: Draws the ability, and which of an example's two pictures it is for.
-        rng: Draws all else.
+        chooser: Draws the abilities, and which of an example's two pictures it begins with.
     """
-    shares = np.array([getattr(mixture, name) for name in TASKS])
-    name = list(TASKS)[chooser.choice(len(shares), p=shares / shares.sum())]
-    if example.edit is not None and name not in NEEDS_EDIT and chooser.random() < 0.5:
+    name = _choose(chooser, mixture, TASKS)
+    if example.edit is not None and name not in NEEDS_EDIT and not mixture.turns and chooser.random() < 0.5:
         example = example.edit[1]
-    segments = TASKS[name](example, telling, rng)
-    if isinstance(segments[-1], ImageSegment) and rng.random() < dropout:
-        pictures: list[Segment] = [segment for segment in segments if isinstance(segment, ImageSegment)]
-        segments = pictures if rng.random() < 0.5 else pictures[-1:]
-    return segments
+    story = Story(example, telling, dropout, rng)
+    TASKS[name](story)
+    for _ in range(mixture.turns):
+        if not (possible := [name for name in FOLLOWING if getattr(mixture, name) and story.can(name)]):
+            break
+        TASKS[_choose(chooser, mixture, possible)](story)
+    return story.segments
 
 
-def _answered(example: Encoded, tell: Telling, rng: np.random.Generator) -> list[Segment]:
-    question, answer = _one_of(rng, example.questions)
-    return [line(question, tell.encode, tell.said), line(answer, tell.encode, tell.written)]
+def _choose(chooser: np.random.Generator, mixture: Mixture, abilities: Iterable[str]) -> str:
+    names = list(abilities)
+    shares = np.array([getattr(mixture, name) for name in names])
+    return names[chooser.choice(len(names), p=shares / shares.sum())]
 
 
 def _hole(shape: tuple[int, ...], rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:

@@ -1,6 +1,7 @@
 """Abilities are lists of segments, drawn from examples in the shares that a config says."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ def encode(text: str) -> list[int]:
     return [TEXT_START + byte for byte in text.encode()]
 
 
-def told(ability: str, number: int = 0, dropout: float = 0.0, example: Encoded = BEFORE) -> list:
+def told(ability: str, number: int = 0, dropout: float = 0.0, example: Encoded = BEFORE, **shares: float) -> list:
     telling = Telling(encode, said=0.25, written=2.0)
-    mixture = Mixture(**({"text_to_image": 0.0} | {ability: 1.0}))
+    mixture: Any = {"text_to_image": 0.0} | {ability: 1.0} | shares
+    mixture = Mixture(**mixture)
     return tell(example, mixture, telling, dropout, np.random.default_rng(number), np.random.default_rng((number, 1)))
 
 
@@ -67,7 +69,7 @@ def test_what_the_model_is_to_make_counts_and_what_it_is_given_does_so_less_or_n
     weights = [segment.weight for segment in told("dialogue", 1)]
     assert set(weights) == {0.25, 1.0, 2.0} and weights[-1] == 2.0
     assert [segment.weight for segment in told("edit")] == [0.0, 0.25, 1.0]
-    assert [segment.weight for segment in told("ask")] == [0.0, 0.0, 2.0]
+    assert [segment.weight for segment in told("ask")] == [0.0, 0.25, 2.0]
 
 
 def test_a_hole_hides_some_codes_and_everything_is_to_be_drawn():
@@ -97,6 +99,18 @@ def test_abilities_come_in_the_shares_of_the_mixture():
         segments = tell(BEFORE, mixture, telling, 0.0, *generators)
         kinds["text" if isinstance(segments[-1], TextSegment) else len(segments)] += 1
     assert kinds[2] == pytest.approx(3000, abs=150) and kinds["text"] == pytest.approx(1000, abs=120)
+
+
+def test_a_sequence_goes_on_about_the_picture_seen_last_as_long_as_there_is_more_to_tell():
+    answered, described = ("what now?\n", "seven\n"), (DESCRIBE, "after\n")
+    every = dict(describe=1.0, ask=1.0, edit=1.0, turns=9)
+    assert stories("edit", **every) >= {(4, SEVEN, 7, *answered, *described)}
+    for story in stories("text_to_image", **every):
+        assert story[-4:] in {answered + described, described + answered} and story.count(SEVEN) == 1
+    drawn = {story for story in stories("text_to_image", **every) if story[0] in ("before", "once")}
+    assert drawn and not any(DESCRIBE in story[: story.index(SEVEN)] for story in drawn)  # it has just been said
+    assert max(len(story) for story in stories("ask", turns=9)) == 3  # each question once
+    assert stories("text_to_image", edit=1.0, turns=1) >= {("before", 4, SEVEN, 7)}
 
 
 def test_every_ability_survives_packing():
@@ -138,4 +152,6 @@ def test_a_mixture_that_can_not_be_is_refused():
         check(Mixture(ask=1.0), BEFORE._replace(questions=()))
     with pytest.raises(ValueError, match="dialogue, edit needs edits.*data.edits"):
         check(Mixture(edit=1.0, dialogue=1.0), AFTER)
+    with pytest.raises(ValueError, match="turns is -1"):
+        Mixture(turns=-1)
     check(Mixture(), Encoded(AFTER.codes, ("a",)))

@@ -221,3 +221,25 @@ def test_weights_in_8_bits_are_a_quarter_and_give_nearly_the_same_logits(tiny_tr
         assert 1e-4 < error < 0.05
     sizes = [sum(part.nbytes for part in model.blocks.parameters() if part.ndim == 2) for model in (whole, rounded)]
     assert sizes[0] == 4 * sizes[1]
+
+
+def test_attention_by_whole_products_is_the_same_attention(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(dim=64, depth=2, num_heads=6, num_kv_heads=2, head_dim=16, mlp_dim=64), 50)
+    ids, positions = torch.randint(50, (3, 20)), torch.arange(20)[None, :, None].expand(3, 20, 2)
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        hidden = model(ids, positions)
+        hidden.float().pow(3).mean().backward()
+        gradient = model.blocks[0].attention.query.weight.grad
+        assert gradient is not None
+        return hidden.detach().float(), gradient
+
+    fused = both()
+    monkeypatch.setattr("model.transformer._products_pay", lambda x: True)
+    for whole, expected in zip(both(), fused, strict=True):
+        torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-4)
+    monkeypatch.undo()
+    with torch.autocast("cpu", torch.bfloat16):  # where it is what training takes
+        torch.testing.assert_close(both()[0], fused[0], atol=0.1, rtol=0.05)
