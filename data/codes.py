@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
 
 from data.example import Example, Source
 from data.pictures import by_shape, to_images
@@ -31,14 +32,17 @@ class Encoded(NamedTuple):
     questions: Sequence[tuple[str, str]] = ()
     # an instruction, and what following it gives
     edit: "tuple[str, Encoded] | None" = None
+    # what the codes were rounded from, place by place, if it was kept
+    features: Float[np.ndarray, "n c"] | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Encoded":
         """What a row of `encode_source` holds."""
+        codes = np.array(row["codes"], dtype=np.int64)
         asked = tuple((entry["question"], entry["answer"]) for entry in row.get("questions", ()))
-        edited = row.get("edited")
-        edit = None if edited is None else (row["instruction"], cls.of(edited))
-        return cls(np.array(row["codes"], dtype=np.int64), row["captions"], asked, edit)
+        edit = (row["instruction"], cls.of(row["edited"])) if "edited" in row else None
+        features = np.float32(row["features"]).reshape(codes.size, -1) if "features" in row else None
+        return cls(codes, row["captions"], asked, edit, features)
 
 
 def encode_source(
@@ -48,6 +52,7 @@ def encode_source(
     cache: Path = CACHE,
     batch_size: int = 128,
     num_workers: int = 0,
+    features: bool = False,
 ) -> "Dataset":
     """Codes and captions of all examples of a source.
 
@@ -58,25 +63,29 @@ def encode_source(
         cache: Folder of caches; one for each pair of source and tokenizer.
         batch_size: Pictures read at once, and encoded at once where they are of one size.
         num_workers: Processes that read or draw pictures while others are encoded.
+        features: Whether what the codes are rounded from is kept too.
 
     Returns:
         A data set whose rows `Encoded.of` reads; its columns are `codes` (rows of a grid), `captions` (one or more
-        texts) and, where the source's examples have them, `questions`, `instruction` and `edited`.
+        texts) and, where the source's examples have them, `questions`, `instruction` and `edited`; and `features`.
     """
     import datasets
 
-    name = hashlib.sha256(f"{source.fingerprint} {tokenizer.digest}".encode()).hexdigest()[:16]
+    whole = f"{source.fingerprint} {tokenizer.digest}" + " features" * features
+    name = hashlib.sha256(whole.encode()).hexdigest()[:16]
     folder = cache / name
     if folder.is_dir():
         return datasets.Dataset.load_from_disk(str(folder))
     code = datasets.Value("uint16" if tokenizer.codebook_size <= 2**16 else "uint32")
     text = datasets.Value("string")
     example: dict[str, Any] = {"codes": datasets.List(datasets.List(code)), "captions": datasets.List(text)}
+    if features:
+        example["features"] = datasets.List(datasets.Value("float32"))
     if source[0].questions:
         example["questions"] = datasets.List({"question": text, "answer": text})
     if source[0].edit is not None:
         example |= {"instruction": text, "edited": dict(example)}
-    features = datasets.Features(example)
+    columns = datasets.Features(example)
     tokenizer = tokenizer.to(device).eval()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -92,7 +101,8 @@ def encode_source(
         )
         for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
             results = [example.edit.result for example in examples if example.edit is not None]
-            grids = iter(_encode([example.image for example in (*examples, *results)], tokenizer, device))
+            pictures = [example.image for example in (*examples, *results)]
+            grids = iter(_encode(pictures, tokenizer, device, features))
             whole = [_row(example, next(grids)) for example in examples]
             for example, row in zip(examples, whole, strict=True):
                 if example.edit is not None:
@@ -103,7 +113,7 @@ def encode_source(
     beside = cache / f".{name}.{os.getpid()}"
     try:
         dataset = datasets.Dataset.from_generator(
-            rows, features=features, cache_dir=str(beside / "parts"), fingerprint=name
+            rows, features=columns, cache_dir=str(beside / "parts"), fingerprint=name
         )
         dataset.save_to_disk(str(beside / "whole"))  # pyright: ignore[reportAttributeAccessIssue]
         if not folder.is_dir():
@@ -113,21 +123,25 @@ def encode_source(
     return datasets.Dataset.load_from_disk(str(folder))
 
 
-def _row(example: Example, grid: Int[np.ndarray, "h w"]) -> dict[str, Any]:
-    row: dict[str, Any] = {"codes": grid, "captions": list(example.captions)}
+def _row(example: Example, grid: dict[str, np.ndarray]) -> dict[str, Any]:
+    row: dict[str, Any] = {**grid, "captions": list(example.captions)}
     if example.questions:
         row["questions"] = [{"question": question, "answer": answer} for question, answer in example.questions]
     return row
 
 
 def _encode(
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], tokenizer: "ImageTokenizer", device: torch.device
-) -> list[Int[np.ndarray, "_ _"]]:
-    """The codes of each picture; those of one size are encoded together."""
-    grids: dict[int, np.ndarray] = {}
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], tokenizer: "ImageTokenizer", device: torch.device, features: bool
+) -> list[dict[str, np.ndarray]]:
+    """What is kept of each picture, by column; pictures of one size are encoded together."""
+    grids: dict[int, dict[str, np.ndarray]] = {}
     for places in by_shape(pictures):
-        codes = tokenizer.encode(to_images(np.stack([pictures[place] for place in places])).to(device))
-        grids.update(zip(places, codes.cpu().numpy(), strict=True))
+        images = to_images(np.stack([pictures[place] for place in places])).to(device)
+        parts = {"codes": tokenizer.encode(images).cpu().numpy()}
+        if features:
+            parts["features"] = rearrange(tokenizer.features(images), "b c h w -> b (h w c)").cpu().numpy()
+        for number, place in enumerate(places):
+            grids[place] = {name: part[number] for name, part in parts.items()}
     return [grids[place] for place in range(len(pictures))]
 
 

@@ -1,21 +1,23 @@
 """Training the twin: foretell the velocity of noisy latents, in the loop that trains the autoregressive model."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from data.pictures import by_shape, grid, to_images
+from data.codes import Encoded, encode_source
+from data.example import Source
+from data.pictures import grid, to_images
 from data.sources import SourceConfig, open_source
 from diffusion.flow import FlowSampling, draw_times, mix
 from diffusion.network import FlowTransformer
-from diffusion.twin import SPACES, TEXT_FILE, Twin, collate
+from diffusion.twin import SPACES, TEXT_FILE, PixelSpace, Twin, collate
 from model.transformer import ModelConfig
 from runtime.checkpoint import write_atomic
 from runtime.config import to_dict
@@ -91,34 +93,34 @@ class FlowObjective:
 
     def __init__(self, config: TwinTraining, device: torch.device) -> None:
         self.config = config
-        # It stays on the CPU, where the processes that load data also encode them.
-        tokenizer = ImageTokenizer.from_pretrained(Path(config.tokenizer)).requires_grad_(False)
+        tokenizer = ImageTokenizer.from_pretrained(Path(config.tokenizer)).requires_grad_(False).to(device)
         self.source, self.validation = open_source(config.data), open_source(config.validation)
-        some = [self.source[index].image for index in range(min(len(self.source), 512))]
-        first = [some[place] for place in by_shape(some)[0]]
-        self.space = SPACES[config.space].of(tokenizer, to_images(np.stack(first)))
-        self.grids = [
-            (some[places[0]].shape[0] // tokenizer.stride, some[places[0]].shape[1] // tokenizer.stride)
-            for places in by_shape(some)
-        ]
+        read = partial(Channels, tokenizer=tokenizer, device=device, config=config)
+        self.channels, self.validation_channels = read(self.source), read(self.validation)
+        some = [self.channels[index] for index in range(min(len(self.source), 512))]
+        self.space = SPACES[config.space].of(tokenizer, torch.from_numpy(np.concatenate([one.values for one in some])))
+        self.grids = list(dict.fromkeys(one.grid for one in some))
         self.text_tokenizer = self._text_tokenizer()
         vocabulary = Vocabulary(self.text_tokenizer.num_text, tokenizer.codebook_size)
         encode, (rows, columns) = self.text_tokenizer.encode, self.grids[0]
         lengths = [
-            len(pack(text_to_image(encode(caption), np.zeros((rows, columns), np.int64)), vocabulary, "grid").ids)
-            for caption in (self.source[place].text for place in range(len(some)))
+            len(
+                pack(
+                    text_to_image(encode(one.captions[0]), np.zeros((rows, columns), np.int64)), vocabulary, "grid"
+                ).ids
+            )
+            for one in some
         ]
         share = rows * columns / float(np.mean(lengths))
-        channels = len(self.space.mean)
-        self.model = FlowModel(FlowTransformer(config.network, vocabulary, channels, share, config.foretells))
+        num_channels = len(self.space.mean)
+        self.model = FlowModel(FlowTransformer(config.network, vocabulary, num_channels, share, config.foretells))
 
     def _text_tokenizer(self) -> TextTokenizer:
         """Trained once; a resumed run reads what it wrote."""
         path = Path(self.config.loop.out) / TEXT_FILE
         if not path.exists():
-            captions = (
-                caption for index in range(min(len(self.source), 50_000)) for caption in self.source[index].captions
-            )
+            some = (self.channels[index] for index in range(min(len(self.source), 50_000)))
+            captions = (caption for one in some for caption in one.captions)
             text = TextTokenizer.train(captions, self.config.num_text).to_json()
             write_atomic(path, lambda beside: beside.write_text(text))
         return TextTokenizer.from_json(path.read_text())
@@ -129,26 +131,22 @@ class FlowObjective:
         return [network.embedding.weight, network.offsets, network.project.weight, network.head.weight]
 
     def dataset(self) -> "Pictures":
-        return Pictures(self.source, self.twin(self.model.network), self.config)
+        return Pictures(self.channels, self.twin(self.model.network), self.config, self.config.caption_dropout)
 
     def length(self, item: tuple[Packed, np.ndarray]) -> int:
         return len(item[0].ids)
 
     def collate(self, items: list[tuple[Packed, np.ndarray]]) -> dict[str, Tensor]:
         """Sequences, and the latents of their pictures."""
-        latents: dict[int, Tensor] = {}
-        for places in by_shape([pixels for _, pixels in items]):
-            encoded = self.space.encode(to_images(np.stack([items[place][1] for place in places])))
-            latents.update(zip(places, encoded.chunk(len(places)), strict=True))
-        together = torch.cat([latents[place] for place in range(len(items))])
-        return {**collate([packed for packed, _ in items]), "latents": together}
+        channels = torch.from_numpy(np.concatenate([values for _, values in items]))
+        return {**collate([packed for packed, _ in items]), "latents": self.space.standardise(channels)}
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
         """Losses on the validation set, also by tenth of the time, and pictures of its first prompts."""
         assert isinstance(model, FlowModel)
         twin, generator = self.twin(model.network), torch.Generator().manual_seed(0)
-        pictures = Pictures(self.validation, twin, self.config, dropout=0.0)
+        pictures = Pictures(self.validation_channels, twin, self.config, dropout=0.0)
         bins: list[list[float]] = [[] for _ in range(10)]
         for start in range(0, len(pictures), 64):
             batch = self.collate([pictures[0, index] for index in range(start, min(start + 64, len(pictures)))])
@@ -161,7 +159,7 @@ class FlowObjective:
         figures["flow_loss"] = float(np.mean(bins))
         if count := min(self.config.num_samples, len(self.validation)):
             prompts = [self.validation[index].text for index in range(count)]
-            pixels = [np.asarray(image) for image in twin.generate(prompts).images]
+            pixels = [np.asarray(image) for image in twin.generate(prompts, first=range(count)).images]
             folder.mkdir(parents=True, exist_ok=True)
             grid(pixels).save(folder / "samples.png")
             (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
@@ -170,11 +168,8 @@ class FlowObjective:
         return figures
 
     def twin(self, network: FlowTransformer) -> Twin:
-        device = network.head.weight.device
-        space = self.space
-        if device.type != "cpu":
-            tokenizer = copy.deepcopy(space.tokenizer).to(device)
-            space = type(space)(tokenizer, space.mean.to(device), space.deviation.to(device))
+        device, space = network.head.weight.device, self.space
+        space = type(space)(space.tokenizer, space.mean.to(device), space.deviation.to(device))
         card = {"config": to_dict(self.config)}
         return Twin(network, space, self.text_tokenizer, self.config.recipe, self.grids, card)
 
@@ -183,21 +178,50 @@ class FlowObjective:
         self.twin(model.network).save_pretrained(folder)
 
 
-class Pictures(torch.utils.data.Dataset[tuple[Packed, np.ndarray]]):
-    """Examples as sequences with pixels; which caption is told, if any, depends on seed, epoch and index alone."""
+class Told(NamedTuple):
+    """A picture as what flows in it, with its captions."""
 
-    def __init__(self, source: Any, twin: Twin, config: TwinTraining, dropout: float | None = None) -> None:
-        self.source, self.twin, self.seed = source, twin, config.loop.seed
-        self.dropout = config.caption_dropout if dropout is None else dropout
+    captions: Sequence[str]
+    # (rows, columns) of places
+    grid: tuple[int, int]
+    # channels of each place, as they are
+    values: Float[np.ndarray, "n c"]
+
+
+class Channels:
+    """What flows in each of a source's pictures. The image tokenizer is asked once for each, pixels need none."""
+
+    def __init__(self, source: Source, tokenizer: ImageTokenizer, device: torch.device, config: TwinTraining) -> None:
+        self.source, self.tokenizer = source, tokenizer
+        self.rows = None
+        if config.space == "latents":
+            self.rows = encode_source(source, tokenizer, device, num_workers=config.loop.num_workers, features=True)
 
     def __len__(self) -> int:
         return len(self.source)
 
+    def __getitem__(self, index: int) -> Told:
+        if self.rows is not None:
+            row = Encoded.of(self.rows[index])
+            assert row.features is not None
+            return Told(row.captions, (row.codes.shape[0], row.codes.shape[1]), row.features)
+        example, side = self.source[index], self.tokenizer.stride
+        height, width, _ = example.image.shape
+        values = PixelSpace.raw(self.tokenizer, to_images(example.image[None]))
+        return Told(example.captions, (height // side, width // side), values.numpy())
+
+
+class Pictures(torch.utils.data.Dataset[tuple[Packed, np.ndarray]]):
+    """Examples as sequences with what flows; which caption is told, if any, depends on seed, epoch and index alone."""
+
+    def __init__(self, channels: Channels, twin: Twin, config: TwinTraining, dropout: float) -> None:
+        self.channels, self.twin, self.seed, self.dropout = channels, twin, config.loop.seed, dropout
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[Packed, np.ndarray]:
         epoch, index = key
-        rng, example = np.random.default_rng((self.seed, epoch, index)), self.source[index]
-        captions: Sequence[str] = example.captions
+        rng, (captions, grid, values) = np.random.default_rng((self.seed, epoch, index)), self.channels[index]
         caption = None if rng.random() < self.dropout else captions[int(rng.integers(len(captions)))]
-        stride = self.twin.space.tokenizer.stride
-        rows, columns = example.image.shape[0] // stride, example.image.shape[1] // stride
-        return self.twin.sequence(caption, (rows, columns)), example.image
+        return self.twin.sequence(caption, grid), values

@@ -16,6 +16,7 @@ from torch import Tensor
 from data.pictures import to_pixels
 from diffusion.flow import FlowSampling, num_passes, solve
 from diffusion.network import FlowTransformer
+from model.drawing import numbers_of
 from model.transformer import ModelConfig
 from runtime.checkpoint import load_folder, load_weights, save_folder
 from runtime.config import from_dict, to_dict
@@ -45,14 +46,17 @@ class Space(ABC):
         self.tokenizer, self.mean, self.deviation = tokenizer, mean, deviation
 
     @classmethod
-    def of(cls, tokenizer: ImageTokenizer, images: Float[Tensor, "b 3 H W"]) -> "Space":
-        """The one in which these images have mean 0 and deviation 1."""
-        channels = cls.raw(tokenizer, images)
+    def of(cls, tokenizer: ImageTokenizer, channels: Float[Tensor, "n c"]) -> "Space":
+        """The one in which these channels have mean 0 and deviation 1."""
         return cls(tokenizer, channels.mean(0), channels.std(0).clamp_min(1e-3))
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "n c"]:
         """Latents of images, one after another in raster order."""
-        return (self.raw(self.tokenizer, images) - self.mean) / self.deviation
+        return self.standardise(self.raw(self.tokenizer, images))
+
+    def standardise(self, channels: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Latents of channels as they are."""
+        return (channels - self.mean) / self.deviation
 
     @staticmethod
     @abstractmethod
@@ -208,6 +212,7 @@ class Twin:
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
+        first: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
         **settings: Any,
@@ -219,6 +224,7 @@ class Twin:
             num_images: Of each prompt. Picture i of a prompt under a seed is the same alone or among others, to within
                 rounding.
             seed: From 0 on.
+            first: See model.Plantain.generate.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once.
             settings: Fields of FlowSampling that differ from the recipe.
@@ -233,7 +239,8 @@ class Twin:
         if num_images < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"num_images {num_images} and batch_size {batch_size} start at 1, seed {seed} at 0")
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else prompt
-        wanted = [(text, number) for text in prompts for number in range(num_images)]
+        numbers = numbers_of(len(prompts), num_images, first)
+        wanted = [(text, number) for text, some in zip(prompts, numbers, strict=True) for number in some]
         images, codes = [], []
         for start in range(0, len(wanted), batch_size):
             *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling)

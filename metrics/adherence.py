@@ -91,7 +91,7 @@ def measure(
     for places in by_shape(example.image for example in examples):
         group = [examples[place] for place in places]
         texts, size = [example.text for example in group], group[0].image.shape[:2]
-        drawn = plantain.generate(texts, seed=seed, size=size, **settings)
+        drawn = plantain.generate(texts, seed=seed, first=places, size=size, **settings)
         num_drawn += drawn.num_drawn
         for start in range(0, len(group), 64):
             batch = group[start : start + 64]

@@ -25,7 +25,7 @@ def open_model(name: str | Path, device: str = "auto") -> Any:
 
 
 def drawn(model: Any, prompts: Sequence[str], seed: int, size: tuple[int, int]) -> np.ndarray | None:
-    """A picture of each prompt, uint8 (n, H, W, 3).
+    """A picture of each prompt, uint8 (n, H, W, 3), each with noise of its own.
 
     Processes that `accelerate launch` has started share the work, and the first gets all the pictures; the others None.
     They are the same however many there are, since a picture does not depend on its company.
@@ -34,8 +34,9 @@ def drawn(model: Any, prompts: Sequence[str], seed: int, size: tuple[int, int]) 
     from accelerate.utils import gather_object
 
     state = PartialState(cpu=model.device.type == "cpu")
-    mine = prompts[state.process_index :: state.num_processes]
-    pixels = [np.asarray(image) for image in model.generate(mine, seed=seed, size=size).images] if mine else []
+    mine = range(state.process_index, len(prompts), state.num_processes)
+    texts = [prompts[place] for place in mine]
+    pixels = list(map(np.asarray, model.generate(texts, seed=seed, first=mine, size=size).images)) if texts else []
     if state.num_processes == 1:
         return np.stack(pixels)
     parts: list[Any] = gather_object([pixels])

@@ -77,6 +77,22 @@ class Progress:
     finished: bool
 
 
+def numbers_of(num_prompts: int, num_images: int, first: int | Sequence[int]) -> list[range]:
+    """The numbers under a seed of each prompt's pictures.
+
+    Args:
+        num_prompts, num_images: How many prompts, and pictures of each.
+        first: The first number of each prompt, 0 or more; or one for all.
+
+    Raises:
+        ValueError: There are not as many first numbers as prompts, or one is below 0.
+    """
+    starts = [first] * num_prompts if isinstance(first, int) else list(first)
+    if len(starts) != num_prompts or min(starts, default=0) < 0:
+        raise ValueError(f"first is {first}, but must be 0 or more: a number, or as many as prompts ({num_prompts})")
+    return [range(start, start + num_images) for start in starts]
+
+
 def draw(
     model: "Pretrained",
     requests: Sequence[ImageRequest],

@@ -242,7 +242,7 @@ class NextIdObjective:
         pixels: dict[int, np.ndarray] = {}
         for places in by_shape([example.image for example in examples]):
             height, width, _ = examples[places[0]].image.shape
-            drawn = plantain.generate([examples[place].text for place in places], size=(height, width))
+            drawn = plantain.generate([examples[place].text for place in places], first=places, size=(height, width))
             pixels.update(zip(places, map(np.asarray, drawn.images), strict=True))
         return [pixels[place] for place in range(len(examples))]
 

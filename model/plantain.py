@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from model.best import Effort, choose
-from model.drawing import DrawOptions, Generation, Progress, draw, stream
+from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
 from model.generate import ImageRequest, guides_of
 from model.pretrained import Pretrained
 from model.reading import description_scores, write
@@ -33,6 +33,7 @@ class Plantain(Pretrained):
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
+        first: int | Sequence[int] = 0,
         negative: str | None = None,
         size: tuple[int, int] | None = None,
         best_of: int = 1,
@@ -49,6 +50,8 @@ class Plantain(Pretrained):
             prompt: What to draw, or several; None draws without a condition.
             num_images: Pictures of each prompt.
             seed: Chooses among all the pictures that the model can draw.
+            first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
+                of one number share their noise, also those of different prompts.
             negative: What guidance pushes the pictures away from, in place of pictures of anything.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             best_of: Draws so many of each picture and keeps the one of which the model itself, if it has learnt to
@@ -65,7 +68,7 @@ class Plantain(Pretrained):
         """
         sampling, how = self._parted(options)
         prompts = _listed(prompt)
-        requests = self.requests(prompts, num_images, seed, sampling, size, negative)
+        requests = self.requests(prompts, num_images, seed, sampling, size, negative, first)
         labels = [text for text in prompts for _ in range(num_images)]
         drawing = partial(draw, self, progress=progress, **how)
         return drawing(requests, labels) if best_of == 1 else choose(self, drawing, requests, labels, best_of, effort)
@@ -75,6 +78,7 @@ class Plantain(Pretrained):
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
+        first: int | Sequence[int] = 0,
         negative: str | None = None,
         size: tuple[int, int] | None = None,
         preview_rows: int = 1,
@@ -93,7 +97,7 @@ class Plantain(Pretrained):
             ValueError: As for `generate`, before anything is drawn.
         """
         sampling, how = self._parted(options)
-        requests = self.requests(_listed(prompt), num_images, seed, sampling, size, negative)
+        requests = self.requests(_listed(prompt), num_images, seed, sampling, size, negative, first)
         return stream(self, requests, preview_rows=preview_rows, **how)
 
     def edit(
@@ -340,6 +344,7 @@ class Plantain(Pretrained):
         sampling: SamplingConfig | None = None,
         size: tuple[int, int] | None = None,
         negative: str | None = None,
+        first: int | Sequence[int] = 0,
     ) -> list[ImageRequest]:
         """What model.generate is asked for: for each prompt, one request for every picture; see `generate`."""
         if num_images < 1:
@@ -352,8 +357,8 @@ class Plantain(Pretrained):
         conditions = [self._condition(text, grid) for text in prompts]
         return [
             ImageRequest(segments, grid, sampling, seed, number, guides)
-            for segments in conditions
-            for number in range(num_images)
+            for segments, numbers in zip(conditions, numbers_of(len(prompts), num_images, first), strict=True)
+            for number in numbers
         ]
 
     def _parted(self, options: DrawOptions) -> tuple[SamplingConfig, dict[str, Any]]:

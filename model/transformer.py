@@ -166,8 +166,8 @@ class Attention(nn.Module):
             key, value = cache.update(key.transpose(1, 2), value, slots, mask.shape[-1])
         if mask is not None and _sums_pay(x):
             mixed = self._attend(query, key, value, mask)
-        elif mask is None and _products_pay(x):
-            mixed = self._attend_whole(query, key, value)
+        elif cache is None and _products_pay(x):
+            mixed = self._attend_whole(query, key, value, mask)
         else:
             grouped = self.num_heads != self.num_kv_heads
             mixed = F.scaled_dot_product_attention(
@@ -189,15 +189,20 @@ class Attention(nn.Module):
         return (shares.unsqueeze(-1) * value[:, :, None, None]).sum(-2).flatten(1, 2)
 
     def _attend_whole(
-        self, query: Float[Tensor, "b n t e"], key: Float[Tensor, "b k t e"], value: Float[Tensor, "b k t e"]
+        self,
+        query: Float[Tensor, "b n t e"],
+        key: Float[Tensor, "b k t e"],
+        value: Float[Tensor, "b k t e"],
+        mask: Bool[Tensor, "b 1 t t"] | None,
     ) -> Float[Tensor, "b n t e"]:
-        """Causal attention of whole sequences as two matrix products for each key head."""
-        b, _, t, _ = query.shape
-        rows = query.reshape(b * self.num_kv_heads, -1, self.head_dim)  # a key head's queries, one below another
-        scores = torch.bmm(rows, key.flatten(0, 1).mT) / math.sqrt(self.head_dim)
-        later = torch.full((t, t), -math.inf, dtype=scores.dtype, device=scores.device).triu(1)
-        shares = (scores.unflatten(1, (-1, t)) + later).softmax(-1).flatten(1, 2)
-        return torch.bmm(shares, value.flatten(0, 1)).view(b, -1, t, self.head_dim)
+        """Attention of whole sequences, causal without a mask, as two matrix products for each key head."""
+        b, n, t, e = query.shape
+        rows = query.reshape(b * self.num_kv_heads, -1, e)  # a key head's queries, one below another
+        scores = torch.bmm(rows, key.flatten(0, 1).mT).view(b, n, t, t) / math.sqrt(e)
+        if mask is None:
+            mask = torch.ones(t, t, dtype=torch.bool, device=scores.device).tril()
+        shares = scores.masked_fill(~mask, -math.inf).softmax(-1).view(len(rows), -1, t)
+        return torch.bmm(shares, value.flatten(0, 1)).view(b, n, t, e)
 
 
 def _products_pay(x: Tensor) -> bool:

@@ -254,7 +254,7 @@ class Study:
         prompts = [source[index].captions[0] for index in range(len(source))]
         size = _size(source)
         for settings in contender.tried(self.plan):
-            result = contender.draw(model, prompts, settings, seed=_TUNING_SEED, size=size)
+            result = contender.draw(model, prompts, settings, seed=_TUNING_SEED, first=range(len(prompts)), size=size)
             pixels = np.stack([np.asarray(image) for image in result.images])
             right = [self._verdict(source, place, picture)["ok"] for place, picture in enumerate(pixels)]
             found = {"settings": to_dict(settings), "score": float(np.mean(right)), "ok": right}
@@ -274,7 +274,8 @@ class Study:
             settings = chosen
         else:
             settings = contender.ways(self.plan, chosen)[way]
-        result = contender.draw(model, prompts, settings, seed=_SEED, size=_size(source), num_images=count)
+        each = {"num_images": count, "first": range(0, count * len(prompts), count)}  # noise of its own
+        result = contender.draw(model, prompts, settings, seed=_SEED, size=_size(source), **each)
         known = self._codes_of_training
         for number, (image, codes) in enumerate(zip(result.images, result.codes, strict=True)):
             yield {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.codes import encode_source, grids_of
+from data.codes import Encoded, encode_source, grids_of
 from data.example import Example
 from data.pictures import to_images
 from tokenizer.image import ImageTokenizer
@@ -50,6 +50,20 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def run(source: Noise, tokenizer: ImageTokenizer, cache: Path):
     return encode_source(source, tokenizer, torch.device("cpu"), cache, batch_size=2)
+
+
+def test_what_codes_are_rounded_from_is_kept_where_it_is_asked_for(tiny_image_tokenizer: Callable, tmp_path: Path):
+    tokenizer, source = tiny_image_tokenizer(), Noise()
+    dataset = encode_source(source, tokenizer, torch.device("cpu"), tmp_path, features=True)
+    for index, row in enumerate(dataset):
+        example = Encoded.of(row)
+        rows, columns = example.codes.shape
+        assert example.features is not None
+        features = torch.from_numpy(example.features).view(1, rows, columns, -1).permute(0, 3, 1, 2)
+        expected = tokenizer.features(to_images(source[index].image[None]))
+        torch.testing.assert_close(features, expected)
+        assert np.array_equal(tokenizer.quantizer(features).codes[0].numpy(), example.codes)
+    assert Encoded.of(run(source, tokenizer, tmp_path)[0]).features is None  # another cache, not the same one
 
 
 def test_the_cache_holds_the_codes_and_captions_of_each_example(tiny_image_tokenizer: Callable, tmp_path: Path):

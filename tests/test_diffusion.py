@@ -159,6 +159,14 @@ def test_places_see_text_and_one_another_and_padding_changes_nothing(network):
     assert (network(**sequences(5), latents=latents, times=time + 0.3) - alone).abs().max() > 1e-4
 
 
+def test_attention_by_whole_products_sees_what_the_fused_one_sees(network, monkeypatch):
+    batch, time = sequences(5, 9), torch.tensor([0.3, 0.8])
+    latents = torch.randn(int(batch["is_image"].sum()), 4)
+    fused = network(**batch, latents=latents, times=time)
+    monkeypatch.setattr("model.transformer._products_pay", lambda x: True)
+    torch.testing.assert_close(network(**batch, latents=latents, times=time), fused, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_text_sees_neither_the_picture_nor_the_time(network):
     seen = []
@@ -237,6 +245,7 @@ def test_a_picture_is_the_same_alone_among_others_and_streamed(trained):
         alone = twin.generate([prompt], num_images=2, seed=3, batch_size=batch_size)
         assert np.array_equal(alone.codes, together.codes[2 * place : 2 * place + 2])
     assert not np.array_equal(together.codes[0], together.codes[1])
+    assert np.array_equal(twin.generate(prompts[:1], seed=3, first=1).codes[0], together.codes[1])
     *_, last = twin.stream("a red circle", seed=3)
     assert np.array_equal(np.asarray(last), np.asarray(together.images[0]))
 

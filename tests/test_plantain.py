@@ -57,6 +57,11 @@ def test_picture_i_of_a_prompt_is_the_same_for_every_batch_size_and_in_every_com
     prompts = ["x", PROMPT, None, "two green rings above a large magenta cross"]
     mixed = pictures(plantain, prompts, num_images=3, seed=5, guidance=guidance, batch_size=5)
     assert mixed[3:6] == expected[:3]
+    assert pictures(plantain, [PROMPT, "x", PROMPT], seed=5, guidance=guidance, first=[4, 0, 7])[::2] == expected[4::3]
+    assert pictures(plantain, num_images=2, seed=5, guidance=guidance, first=3) == expected[3:5]
+    for wrong in ([1], [0, -1]):
+        with pytest.raises(ValueError, match=r"first is .* as many as prompts \(2\)"):
+            plantain.generate(["x", "y"], first=wrong)
 
 
 def test_a_generation_says_what_led_to_each_picture(tiny: Callable):
