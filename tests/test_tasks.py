@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.codes import Encoded
-from tasks.conversation import describing, inpainting, line
+from tasks.conversation import asking, describing, editing, inpainting, line
 from tasks.mixture import TASKS, Mixture, Telling, check, tell
 from tokenizer.sequence import HIDDEN, ImageSegment, TextSegment, pack, unpack
 from tokenizer.vocabulary import PAD, TEXT_START, Vocabulary
@@ -141,6 +141,18 @@ def test_line_breaks_within_what_is_said_become_spaces():
     hidden = np.array([[True, False, False]] * 2)
     holed, text = inpainting(AFTER.codes, hidden, "more", encode)
     assert (holed.codes == HIDDEN).tolist() == hidden.tolist() and said(text) == "more\n"
+
+
+def test_training_tells_each_ability_as_it_is_asked_for():
+    def ids(segments: list) -> list[int]:
+        return pack(segments, TEN, "grid", end=False).ids.tolist()
+
+    assert ids(told("ask")[:-1]) in [ids(asking(one.codes, one.questions[0][0], encode)) for one in (BEFORE, AFTER)]
+    assert ids(told("describe")[:-1]) in [ids(describing(one.codes, encode)) for one in (BEFORE, AFTER)]
+    assert ids(told("edit")[:-1]) == ids(editing([BEFORE.codes], "make it seven", encode))
+    holed, prompt, whole = told("inpaint", 3)
+    text = bytes(token - TEXT_START for token in prompt.ids).decode().strip()
+    assert ids([holed, prompt]) == ids(inpainting(whole.codes, holed.codes == HIDDEN, text, encode))
 
 
 def test_a_mixture_that_can_not_be_is_refused():
