@@ -1,7 +1,9 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
     python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/{tokenizer,decoder,model}
+    python -m metrics.release checkpoints/unified32 --runs checkpoints/shapes32 runs/unified32/model
 
+A shipped checkpoint in the place of runs brings its image tokenizer and what its own card says.
 Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
 """
 
@@ -18,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="folders as trained: ..., image tokenizer, model"
+        "--runs", type=Path, nargs="+", required=True, help="folders: image tokenizer (or a shipped model), ..., model"
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
@@ -33,15 +35,19 @@ def main() -> None:
 
     if len(arguments.runs) < 2:
         parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")
-    *_, last_tokenizer, model = arguments.runs
+    *before, model = arguments.runs
+    last_tokenizer = before[-1]
     plantain = Plantain.from_pretrained(model / "checkpoint", "cpu", "fp32")
-    image_tokenizer = ImageTokenizer.from_pretrained(last_tokenizer / "checkpoint")
+    shipped = not (last_tokenizer / "checkpoint").is_dir()
+    image_tokenizer = ImageTokenizer.from_pretrained(last_tokenizer if shipped else last_tokenizer / "checkpoint")
     if image_tokenizer.digest != plantain.image_tokenizer.digest:
         parser.error(f"{last_tokenizer} makes other codes than those that {model} learned")
     plantain.image_tokenizer = image_tokenizer
     recipe = dict(pair.split("=", 1) for pair in arguments.recipe)
     plantain.recipe = from_dict(SamplingConfig, to_dict(plantain.recipe) | {k: float(v) for k, v in recipe.items()})
-    plantain.card = {run.name: summary(run) for run in arguments.runs}
+    plantain.card = {}
+    for run in arguments.runs:
+        plantain.card |= {run.name: summary(run)} if (run / "checkpoint").is_dir() else _shipped(run)
     plantain.save_pretrained(arguments.out, arguments.dtype)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
     judged = json.loads(results.read_text()) if results.exists() else None
@@ -49,6 +55,12 @@ def main() -> None:
     text = _card(arguments.out.name, plantain.card, num_parameters, judged)
     write_atomic(arguments.out / "README.md", lambda beside: beside.write_text(text))
     print(f"wrote {arguments.out}")
+
+
+def _shipped(folder: Path) -> dict[str, Any]:
+    """What a shipped checkpoint's card says of its runs; its model goes by the checkpoint's name."""
+    card = json.loads((folder / "config.json").read_text())["card"]
+    return {folder.name if part == "model" else part: run for part, run in card.items()}
 
 
 def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str, Any] | None) -> str:

@@ -69,6 +69,21 @@ def adherence(checkpoint: str) -> str:
     return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
 
 
+def best(checkpoint: str) -> str:
+    """What it brings to draw several pictures of a prompt and to keep the one that the model itself finds best."""
+    rows, notes = [], []
+    for name in (checkpoint, f"{checkpoint}-best", f"{checkpoint}-auto"):
+        result = _read(f"adherence-{name}")
+        figures, settings = result["figures"]["test"], result["config"]["settings"]
+        label = f"best of {settings['best_of']}" if "best_of" in settings else "one picture"
+        label += ", fewer where its descriptions of two agree" if settings.get("effort") == "auto" else ""
+        prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
+        rows.append([label, prompts, drawn, _percent(figures["adherence"])])
+        notes.append(f"`{result['command']}`, commit {result['commit']}")
+    header = ["effort", "prompts", "pictures drawn a prompt", "all facts right"]
+    return _markdown(header, rows) + f"\n{'; '.join(notes)}; {_machine(result)}.\n"
+
+
 def runs(*configs: str) -> str:
     """What training gave on held-out data, for configs that were run in full."""
     header = ["run", "steps", "hours", "PSNR, dB", "SSIM", "perplexity of codes", "loss a code, nats"]
@@ -182,6 +197,7 @@ def study(name: str) -> str:
 
 TABLES = {
     "adherence": adherence,
+    "best": best,
     "runs": runs,
     "decode": decode,
     "length": length,
