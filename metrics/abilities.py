@@ -166,7 +166,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     from model.reading import write
     from model.sampling import SamplingConfig
     from model.write import TextRequest
-    from tasks.conversation import line
+    from tasks.conversation import again, line
     from tokenizer.sequence import ImageSegment
 
     encode, count = plantain.text_tokenizer.encode, len(cases.examples)
@@ -177,6 +177,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     def drawn_next(numbers: Sequence[int]) -> list[np.ndarray]:
         requests = []
         for number in numbers:
+            talks[number] = again(talks[number])
             before = [segment for segment in talks[number] if isinstance(segment, ImageSegment)]
             guides = guides_of(sampling.guidance, without=before)
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))

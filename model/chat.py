@@ -10,7 +10,7 @@ from model.generate import ImageRequest, guides_of
 from model.reading import write
 from model.sampling import SamplingConfig
 from model.write import TextRequest
-from tasks.conversation import line, shown
+from tasks.conversation import again, line, shown
 from tokenizer.sequence import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Chat:
         if not written.opens_image:
             self.segments = said
             return Reply(text=written.text)
+        said = again(said)
         before = [segment for segment in said if isinstance(segment, ImageSegment)]
         rows, columns = before[-1].codes.shape if before else self.grid
         guides = guides_of(plantain.recipe.guidance, without=before)

@@ -131,19 +131,20 @@ class Plantain(Pretrained):
             raise ValueError(f"image_guidance is {image_guidance}, but must lie between 0 and 100")
         several = not isinstance(instruction, str)
         instructions = list(instruction) if several else [instruction]
-        pictures = _pictures(images)
-        if not pictures:
+        given = _pictures(images)
+        if not given:
             raise ValueError("there is no picture to edit: give one, or several")
-        if several and len(pictures) != len(instructions):
-            raise ValueError(f"{len(instructions)} instructions for {len(pictures)} pictures: give as many of each")
-        seen = [self.look(picture) for picture in pictures]
+        if several and len(given) != len(instructions):
+            raise ValueError(f"{len(instructions)} instructions for {len(given)} pictures: give as many of each")
+        seen = [self.look(picture) for picture in given]
         sampling, how = self._parted(options)
         requests, labels = [], []
         for codes, text in zip([[one] for one in seen] if several else [seen], instructions, strict=True):
             if not text.strip():
                 raise ValueError("the instruction is empty: say what to change")
             segments = editing(codes, text, self.text_tokenizer.encode)
-            guides = guides_of(sampling.guidance, between=segments[:-1], between_guidance=image_guidance)
+            pictures = [segment for segment in segments if isinstance(segment, ImageSegment)]
+            guides = guides_of(sampling.guidance, between=pictures, between_guidance=image_guidance)
             rows, columns = codes[-1].shape
             grid = (rows, columns) if size is None else self.grid_of(size)
             requests += [ImageRequest(segments, grid, sampling, seed, i, guides) for i in range(num_images)]

@@ -5,9 +5,12 @@ What a user asks for need not be named anywhere else. Here is what each ability 
 
     describe        picture, "describe the picture", caption
     ask             picture, question, answer
-    edit            picture, instruction, picture
+    edit            picture, instruction, the picture again, picture
     inpaint         picture with holes, caption, picture
-    a dialogue      caption, picture, instruction, picture, question, answer, ...
+    a dialogue      caption, picture, instruction, the picture again, picture, question, answer, ...
+
+Why again: reading in order, the model comes to the first codes of an object before it can know of which. In the second
+reading each code has seen the whole picture, and what is to be changed in it; what is drawn then only looks there.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,15 +53,19 @@ def asking(codes: Codes, question: str, encode: Encode) -> list[Segment]:
     return [shown(codes), line(question, encode)]
 
 
-def editing(
-    pictures: Sequence[Int[np.ndarray, "_ _"]], instruction: str, encode: Encode, weight: float = 0.0
-) -> list[Segment]:
-    """Comes before the picture that an instruction makes of others."""
-    return [*map(shown, pictures), line(instruction, encode, weight)]
+def again(segments: Sequence[Segment], weight: float = 0.0) -> list[Segment]:
+    """A conversation that goes on with a picture: the one before is read once more, if there is any."""
+    before = [segment for segment in segments if isinstance(segment, ImageSegment)]
+    return [*segments, *(ImageSegment(segment.codes, weight) for segment in before[-1:])]
+
+
+def editing(pictures: Sequence[Int[np.ndarray, "_ _"]], instruction: str, encode: Encode) -> list[Segment]:
+    """Comes before the picture that an instruction makes of others, the last above all."""
+    return again([*map(shown, pictures), line(instruction, encode)])
 
 
 def inpainting(
     codes: Codes, hidden: Bool[np.ndarray, "h w"], prompt: str, encode: Encode, weight: float = 0.0
 ) -> list[Segment]:
     """Comes before a picture of which some codes are not known: those that are, also behind what is to be drawn."""
-    return editing([np.where(hidden, HIDDEN, codes)], prompt, encode, weight)
+    return [shown(np.where(hidden, HIDDEN, codes)), line(prompt, encode, weight)]

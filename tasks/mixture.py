@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from data.codes import Encoded
-from tasks.conversation import DESCRIBE, Encode, inpainting, line, shown
+from tasks.conversation import DESCRIBE, Encode, again, inpainting, line, shown
 from tasks.text_to_image import text_to_image
 from tokenizer.sequence import ImageSegment, Segment, TextSegment
 
@@ -23,11 +23,11 @@ class Mixture:
     describe: float = 0.0
     # picture, question, answer
     ask: float = 0.0
-    # picture, instruction, picture
+    # picture, instruction, the picture again, picture
     edit: float = 0.0
     # picture with holes, caption, picture
     inpaint: float = 0.0
-    # caption, picture, [question, answer,] instruction, picture, question, answer
+    # caption, picture, [question, answer,] instruction, the picture again, picture, question, answer
     dialogue: float = 0.0
     # caption
     text: float = 0.0
@@ -118,6 +118,7 @@ class Story:
         assert self.example.edit is not None
         instruction, result = self.example.edit
         self.say(instruction)
+        self.segments = again(self.segments, self.telling.said)
         self._turn_to(result)
 
 
