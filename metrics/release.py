@@ -59,7 +59,7 @@ def main() -> None:
 
 def _shipped(folder: Path) -> dict[str, Any]:
     """What a shipped checkpoint's card says of its runs; its model goes by the checkpoint's name."""
-    card = json.loads((folder / "config.json").read_text())["card"]
+    card = json.loads((folder / "config.json").read_text()).get("card", {})
     return {folder.name if part == "model" else part: run for part, run in card.items()}
 
 

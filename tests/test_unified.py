@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metrics.release import main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
 from runtime.config import from_dict
@@ -58,6 +59,22 @@ def test_every_ability_is_trained_in_one_run_and_comes_out_of_its_checkpoint(fol
     drawn = plantain.generate("a red circle").images[0]
     assert drawn.size == (48, 32) and plantain.edit(drawn, "make it blue").images[0].size == (48, 32)
     assert isinstance(plantain.describe(drawn)[0], str)
+
+
+def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its_card_says(
+    folder: Path, first: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def release(out: str, *runs: Path) -> Plantain:
+        monkeypatch.setattr("sys.argv", ["release", out, "--runs", *map(str, runs), "--recipe", "guidance=3"])
+        main()
+        return Plantain.from_pretrained(out, "cpu")
+
+    shipped = release("shipped", folder / "tokenizer", first.parent)
+    assert list(shipped.card) == ["first"] and shipped.recipe.guidance == 3.0
+    again = release("again", folder / "shipped", first.parent)  # as if another run had gone on from it
+    assert list(again.card) == ["first"] and again.card["first"] == shipped.card["first"]
+    assert again.image_tokenizer.digest == shipped.image_tokenizer.digest
+    assert "- **first**: 2 steps" in Path("again/README.md").read_text()
 
 
 def test_what_another_model_knows_is_taken_over_piece_of_text_by_piece(folder: Path, first: Path):
