@@ -212,9 +212,9 @@ class Twin:
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
-        first: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
+        first: int | Sequence[int] = 0,
         **settings: Any,
     ) -> Drawing:
         """Draws pictures.
@@ -224,9 +224,9 @@ class Twin:
             num_images: Of each prompt. Picture i of a prompt under a seed is the same alone or among others, to within
                 rounding.
             seed: From 0 on.
-            first: See model.Plantain.generate.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once.
+            first: See model.Plantain.generate.
             settings: Fields of FlowSampling that differ from the recipe.
 
         Raises:

@@ -33,11 +33,11 @@ class Plantain(Pretrained):
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
-        first: int | Sequence[int] = 0,
         negative: str | None = None,
         size: tuple[int, int] | None = None,
         best_of: int = 1,
         effort: Effort = "full",
+        first: int | Sequence[int] = 0,
         progress: Callable[[int, int], None] | None = None,
         **options: Unpack[DrawOptions],
     ) -> Generation:
@@ -50,13 +50,13 @@ class Plantain(Pretrained):
             prompt: What to draw, or several; None draws without a condition.
             num_images: Pictures of each prompt.
             seed: Chooses among all the pictures that the model can draw.
-            first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
-                of one number share their noise, also those of different prompts.
             negative: What guidance pushes the pictures away from, in place of pictures of anything.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             best_of: Draws so many of each picture and keeps the one of which the model itself, if it has learnt to
                 describe, finds the prompt likeliest.
             effort: `auto` draws two first, and the others only where its own descriptions of the two differ.
+            first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
+                of one number share their noise, also those of different prompts.
             progress: Called with (codes drawn, codes in all) as they come.
             options: See model.drawing.DrawOptions: guidance, temperature, ..., batch_size, decoding, window.
 
@@ -78,10 +78,10 @@ class Plantain(Pretrained):
         prompt: str | None | Sequence[str | None],
         num_images: int = 1,
         seed: int = 0,
-        first: int | Sequence[int] = 0,
         negative: str | None = None,
         size: tuple[int, int] | None = None,
         preview_rows: int = 1,
+        first: int | Sequence[int] = 0,
         **options: Unpack[DrawOptions],
     ) -> Iterator[Progress]:
         """Draws pictures of prompts and shows them while they grow; closing the iterator stops at once.
