@@ -89,10 +89,10 @@ class LanguageModel(nn.Module):
             ("text", ~is_image & (weights > 0), self.vocabulary.text_block),
         ):
             logits = self.transformer.logits(hidden[chosen], block)
-            losses = F.cross_entropy(logits, targets[chosen] - block.start, reduction="none")
-            figures[f"{name}_loss"] = losses.detach().mean() if len(losses) else losses.detach().sum()
+            losses, counts = F.cross_entropy(logits, targets[chosen] - block.start, reduction="none"), weights[chosen]
+            figures[f"{name}_loss"] = (losses.detach() * counts).sum() / counts.sum().clamp_min(1e-6)
             losses = losses + self.z_loss * logits.logsumexp(-1) ** 2
-            total = total.index_add(0, chosen.nonzero()[:, 0], losses * weights[chosen])
+            total = total.index_add(0, chosen.nonzero()[:, 0], losses * counts)
         # A mean over examples of means over their ids: the same however a batch is divided.
         return (total / weights.sum(1).clamp_min(1e-6)).mean(), figures
 
