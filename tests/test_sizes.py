@@ -75,8 +75,9 @@ def test_validation_draws_each_prompt_in_the_size_of_its_example(
     plantain = objective.plantain(objective.model.transformer)
     for index, example in enumerate(examples):
         height, width, _ = example.image.shape
-        alone = plantain.generate(example.text, size=(height, width)).images[0]
-        assert np.array_equal(judged[index], np.asarray(alone))
+        alone = plantain.generate(example.text, size=(height, width), first=index).images[0]
+        apart = judged[index].astype(int) - np.asarray(alone)
+        assert np.abs(apart).max() <= 1  # painted together, a colour may round the other way
     assert Image.open(tmp_path / "samples.png").size == (3 * 50 - 2, 2 * 50 - 2)
 
 
