@@ -103,14 +103,9 @@ class FlowObjective:
         self.text_tokenizer = self._text_tokenizer()
         vocabulary = Vocabulary(self.text_tokenizer.num_text, tokenizer.codebook_size)
         encode, (rows, columns) = self.text_tokenizer.encode, self.grids[0]
-        lengths = [
-            len(
-                pack(
-                    text_to_image(encode(one.captions[0]), np.zeros((rows, columns), np.int64)), vocabulary, "grid"
-                ).ids
-            )
-            for one in some
-        ]
+        blank = np.zeros((rows, columns), np.int64)
+        told = (text_to_image(encode(one.captions[0]), blank) for one in some)
+        lengths = [len(pack(segments, vocabulary, "grid").ids) for segments in told]
         share = rows * columns / float(np.mean(lengths))
         num_channels = len(self.space.mean)
         self.model = FlowModel(FlowTransformer(config.network, vocabulary, num_channels, share, config.foretells))

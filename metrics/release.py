@@ -38,8 +38,8 @@ def main() -> None:
     *before, model = arguments.runs
     last_tokenizer = before[-1]
     plantain = Plantain.from_pretrained(model / "checkpoint", "cpu", "fp32")
-    shipped = not (last_tokenizer / "checkpoint").is_dir()
-    image_tokenizer = ImageTokenizer.from_pretrained(last_tokenizer if shipped else last_tokenizer / "checkpoint")
+    trained = last_tokenizer / "checkpoint"
+    image_tokenizer = ImageTokenizer.from_pretrained(trained if trained.is_dir() else last_tokenizer)
     if image_tokenizer.digest != plantain.image_tokenizer.digest:
         parser.error(f"{last_tokenizer} makes other codes than those that {model} learned")
     plantain.image_tokenizer = image_tokenizer

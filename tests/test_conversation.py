@@ -208,7 +208,7 @@ def test_a_chat_grows_by_what_is_said_and_answered_and_survives_what_does_not_fi
     chat = plantain.chat(seed=3)
     chat.say("hello", images=[picture(1, (8, 12))])
     (shown, first, *answered) = spoken(chat.segments, plantain)
-    assert shown == plantain.look(picture(1, (8, 12))).tolist() and first == "hello\n"
+    assert shown == plantain.look(picture(1, (8, 12))).tolist() and first == "hello\n" and len(answered) in (1, 2, 3)
     if len(answered) > 1:  # a picture, perhaps after a text; then that which was shown is read again before it
         assert answered[-2] == shown
     before = list(chat.segments)
