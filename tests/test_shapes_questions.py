@@ -15,8 +15,10 @@ from data.shapes.questions import (
     NUMBERS,
     Exists,
     HowMany,
+    LeftOrRight,
     Question,
     Related,
+    TopOrBottom,
     WhatBackground,
     WhatColour,
     WhatShape,
@@ -76,6 +78,12 @@ def test_answers_agree_with_a_recount(asked):
                 clear, across = (dx, dy) if relation in ("left", "right") else (dy, dx)
                 assert abs(clear) > max(0.1, abs(across)) + 0.05
                 assert said == ("yes" if (clear < 0) == (relation in ("left", "above")) else "no")
+            case LeftOrRight(kind) | TopOrBottom(kind):
+                (obj,) = matching(scene, kind)
+                across = isinstance(question, LeftOrRight)
+                beyond = obj.x - scene.width / 2 if across else obj.y - scene.height / 2
+                assert abs(beyond) > 0.1
+                assert said == (("right", "left") if across else ("bottom", "top"))[beyond < 0]
             case _:
                 (obj,) = matching(scene, question.kind)
                 name = {WhatColour: "colour", WhatShape: "shape", WhatSize: "size"}[type(question)]
@@ -89,7 +97,7 @@ def test_sorts_and_the_answers_of_each_come_equally_often(asked):
     assert set(answers) == set(FRAMES)
     for counts in answers.values():
         total = counts.total()
-        assert abs(total / len(asked) - 1 / 7) < 0.03
+        assert abs(total / len(asked) - 1 / len(FRAMES)) < 0.03
         for said, count in counts.items():  # five standard deviations, as a scene's questions hang together
             share = 1 / len(counts)
             assert abs(count / total - share) < 5 * (share * (1 - share) / total) ** 0.5, said
@@ -123,6 +131,9 @@ def test_questions_ask_what_one_would_ask():
         "what is the small shape?": "circle",
         "what size is the red circle?": "small",
         "what colour is the background?": "gray",
+        "is the small circle on the left or on the right?": "left",
+        "on which side is the blue shape, left or right?": "right",
+        "where is the square, top or bottom?": "top",
         "is the circle to the left of the blue square?": "yes",
         "is the circle to the right of the blue square?": "no",
     }.items():
@@ -130,9 +141,12 @@ def test_questions_ask_what_one_would_ask():
 
 
 def test_what_a_scene_leaves_open_has_no_answer():
+    middle = replace(SCENE, objects=(replace(CIRCLE, x=0.46), SQUARE))
     diagonal = replace(SCENE, objects=(replace(CIRCLE, y=0.7), SQUARE))
     for text, scene in (
         ("is the circle to the left of the square?", diagonal),
+        ("is the circle on the left or on the right?", middle),
+        ("is the shape at the top or at the bottom?", SCENE),
         ("is the ring above the square?", SCENE),
         ("what colour is the shape?", SCENE),
         ("what size is the ring?", SCENE),

@@ -14,9 +14,13 @@ from data.shapes.scene import Object, Scene
 # The direction of each relation, and the place of each corner in widths and heights of the scene.
 RELATIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 CORNERS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
+# The direction in which each half of the scene lies from its middle.
+HALVES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 
 # Centres nearer than this along a relation's axis, in shorter sides, are beside each other to neither side.
 RELATION_MARGIN = 0.10
+# Centres nearer than this to the line between two halves, in shorter sides, are in neither.
+HALF_MARGIN = 0.05
 # A centre is in a corner up to the first distance from it along both axes, and clearly not beyond the second. They are
 # counted in shorter sides: the middle of a side is in no corner, however long the side.
 CORNER_REACH = (0.38, 0.48)
@@ -68,13 +72,21 @@ class Corner:
 
 
 @dataclass(frozen=True)
+class Half:
+    """Some object of the kind is in the half of the scene."""
+
+    kind: Kind
+    half: str
+
+
+@dataclass(frozen=True)
 class Background:
     """The background has this name."""
 
     name: str
 
 
-Fact = Inventory | Count | Relation | Corner | Background
+Fact = Inventory | Count | Relation | Corner | Half | Background
 Program = tuple[Fact, ...]
 
 
@@ -101,6 +113,8 @@ def holds(statement: Fact | Program, scene: Scene, slack: float = 0.0) -> bool |
             return scene.background == name
         case Corner(kind, corner):
             return _any(_in_corner(obj, corner, scene, slack) for obj in scene.objects if kind.matches(obj))
+        case Half(kind, half):
+            return _any(_in_half(obj, half, scene, slack) for obj in scene.objects if kind.matches(obj))
         case Relation(first, relation, second):
             return _any(
                 _related(a, relation, b, slack)
@@ -153,6 +167,12 @@ def _in_corner(obj: Object, corner: str, scene: Scene, slack: float) -> bool | N
     away = max(abs(obj.x - x * scene.width), abs(obj.y - y * scene.height))
     within, beyond = CORNER_REACH
     return True if away < within - slack else False if away > beyond + slack else None
+
+
+def _in_half(obj: Object, half: str, scene: Scene, slack: float) -> bool | None:
+    x, y = HALVES[half]
+    along = (obj.x - scene.width / 2) * x + (obj.y - scene.height / 2) * y
+    return None if abs(along) <= HALF_MARGIN + slack else along > 0
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:

@@ -16,7 +16,7 @@ from data.shapes.captions import SLACK
 from data.shapes.checker import UNKNOWN
 from data.shapes.edits import descriptions, referents
 from data.shapes.frames import Frames, read, write
-from data.shapes.programs import RELATIONS, Count, Inventory, Kind, Program, Relation, holds
+from data.shapes.programs import RELATIONS, Count, Half, Inventory, Kind, Program, Relation, holds
 from data.shapes.scene import COLOURS, SIZES, WORLDS, Scene, World
 from data.shapes.splits import held_out, sample_split_scene, stated_held_out
 
@@ -66,6 +66,20 @@ class WhatBackground:
 
 
 @dataclass(frozen=True)
+class LeftOrRight:
+    """In which half of the picture, left or right, is the only object of the kind?"""
+
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class TopOrBottom:
+    """In which half of the picture, top or bottom, is the only object of the kind?"""
+
+    kind: Kind
+
+
+@dataclass(frozen=True)
 class Related:
     """Is the only object of the first kind to the left of (right of, above, below) the only one of the second?"""
 
@@ -74,8 +88,9 @@ class Related:
     second: Kind
 
 
-Question = Exists | HowMany | WhatColour | WhatShape | WhatSize | WhatBackground | Related
+Question = Exists | HowMany | WhatColour | WhatShape | WhatSize | WhatBackground | LeftOrRight | TopOrBottom | Related
 _ASKED = {WhatShape: "shape", WhatColour: "colour", WhatSize: "size"}  # the attribute that is asked for
+_HALVES = {LeftOrRight: ("left", "right"), TopOrBottom: ("top", "bottom")}  # the answers that there are
 
 FRAMES: Frames = {
     Exists: ("is there a {kind}?", "do you see a {kind}?"),
@@ -84,6 +99,8 @@ FRAMES: Frames = {
     WhatShape: ("what is the {kind}?", "what kind of shape is the {kind}?"),
     WhatSize: ("what size is the {kind}?", "what is the size of the {kind}?"),
     WhatBackground: ("what colour is the background?", "what is the colour of the background?"),
+    LeftOrRight: ("is the {kind} on the left or on the right?", "on which side is the {kind}, left or right?"),
+    TopOrBottom: ("is the {kind} at the top or at the bottom?", "where is the {kind}, top or bottom?"),
     Related: ("is the {first} {relation} the {second}?", "do you see the {first} {relation} the {second}?"),
 }
 # For the split `template`: words that training questions use, in an order that they do not.
@@ -94,6 +111,8 @@ HELD_OUT_FRAMES: Frames = {
     WhatShape: ("of what shape is the {kind}?",),
     WhatSize: ("of what size is the {kind}?",),
     WhatBackground: ("of what colour is the background?",),
+    LeftOrRight: ("is the {kind} left or right in the picture?",),
+    TopOrBottom: ("is the {kind} top or bottom in the picture?",),
     Related: ("in the picture is the {first} {relation} the {second}?",),
 }
 _ALL_FRAMES: Frames = {question: FRAMES[question] + HELD_OUT_FRAMES[question] for question in FRAMES}
@@ -147,6 +166,10 @@ def reply(question: Question, scene: Scene, slack: float = 0.0) -> str | None:
             if not all(holds(Count(kind, 1), scene) for kind in (first, second)):
                 return None
             return {True: "yes", False: "no", None: None}[holds(Relation(first, relation, second), scene, slack)]
+        case LeftOrRight(kind) | TopOrBottom(kind):
+            if not holds(Count(kind, 1), scene):
+                return None
+            return next((half for half in _HALVES[type(question)] if holds(Half(kind, half), scene, slack)), None)
         case _:
             found = [obj for obj in scene.objects if question.kind.matches(obj)]
             return _known(getattr(found[0], _ASKED[type(question)])) if len(found) == 1 else None
@@ -224,6 +247,10 @@ def _cases(rng: np.random.Generator, scene: Scene, world: World, split: str) -> 
             asking = [sort(kind) for kind in kinds if getattr(kind, attribute) is None]
             if asking:
                 cases[sort, getattr(obj, attribute)] += asking
+        for sort in _HALVES:
+            for question in map(sort, kinds):
+                if said := reply(question, scene, SLACK):
+                    cases[sort, said].append(question)
     cases[WhatBackground, scene.background].append(WhatBackground())
     named = [kinds for kinds in names.values() if kinds]
     for first, second in permutations(named, 2):
