@@ -1,5 +1,5 @@
-"""Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, its
-diffusion twin, or all.
+"""Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, first to
+read pictures and then all that it is to do, its diffusion twin, or all.
 
     python train.py --config configs/shapes32.yaml
     python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
@@ -31,13 +31,15 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
     parts: list[tuple[str, Any, Any]] = [
         ("tokenizer", TokenizerTraining | None, None),
         ("decoder", TokenizerTraining | None, None),
+        ("reading", ModelTraining | None, None),
         ("model", ModelTraining | None, None),
         ("twin", TwinTraining | None, None),
     ]
     config = load_config(make_dataclass("Runs", parts, frozen=True), path, overrides)
     runs = [getattr(config, field.name) for field in fields(config)]
     if not any(runs):
-        raise ValueError(f"{path} describes no run: it needs a section `tokenizer`, `decoder`, `model` or `twin`")
+        sections = ", ".join(name for name, *_ in parts)
+        raise ValueError(f"{path} describes no run: it needs one of the sections {sections}")
     return [run for run in runs if run is not None]
 
 

@@ -55,7 +55,8 @@ def main() -> None:
             extra = {"image_guidance": arguments.image_guidance} if name == "edit" else {}
             figures[split][name] = _JUDGES[name](plantain, cases, arguments.seed, settings | extra)
             print(split, name, figures[split][name], flush=True)
-    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe), "settings": settings}
+    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
+    config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
     config |= {"image_guidance": arguments.image_guidance, "num_cases": arguments.num_cases, "world": world}
     out = arguments.out or RESULTS / f"abilities-{Path(arguments.checkpoint).name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)
@@ -170,7 +171,6 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     from tokenizer.sequence import ImageSegment
 
     encode, count = plantain.text_tokenizer.encode, len(cases.examples)
-    sampling = plantain.sampling(**settings)
     grids = [plantain.grid_of(example.image.shape[:2]) for example in cases.examples]
     talks: list[list[Any]] = [[line(example.text, encode)] for example in cases.examples]
 
@@ -179,6 +179,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
         for number in numbers:
             talks[number] = again(talks[number])
             before = [segment for segment in talks[number] if isinstance(segment, ImageSegment)]
+            sampling = plantain.sampling(editing=bool(before), **settings)
             guides = guides_of(sampling.guidance, without=before)
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))
         drawn = draw(plantain, requests, [""] * len(requests))

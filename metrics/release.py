@@ -9,10 +9,14 @@ Run it again after `metrics.adherence` has judged the shipped checkpoint, and th
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.checkpoint import write_atomic
+
+if TYPE_CHECKING:
+    from model.sampling import SamplingConfig
 
 
 def main() -> None:
@@ -24,13 +28,12 @@ def main() -> None:
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
+    parser.add_argument("--editing", nargs="*", default=[], metavar="key=value", help="the same where it edits")
     arguments = parser.parse_args()
 
     from metrics.record import RESULTS
     from metrics.runs import summary
     from model import Plantain
-    from model.sampling import SamplingConfig
-    from runtime.config import from_dict, to_dict
     from tokenizer.image import ImageTokenizer
 
     if len(arguments.runs) < 2:
@@ -43,8 +46,9 @@ def main() -> None:
     if image_tokenizer.digest != plantain.image_tokenizer.digest:
         parser.error(f"{last_tokenizer} makes other codes than those that {model} learned")
     plantain.image_tokenizer = image_tokenizer
-    recipe = dict(pair.split("=", 1) for pair in arguments.recipe)
-    plantain.recipe = from_dict(SamplingConfig, to_dict(plantain.recipe) | {k: float(v) for k, v in recipe.items()})
+    plantain.recipe = _changed(plantain.recipe, arguments.recipe)
+    if arguments.editing:
+        plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
     plantain.card = {}
     for run in arguments.runs:
         plantain.card |= {run.name: summary(run)} if (run / "checkpoint").is_dir() else _shipped(run)
@@ -55,6 +59,14 @@ def main() -> None:
     text = _card(arguments.out.name, plantain.card, num_parameters, judged)
     write_atomic(arguments.out / "README.md", lambda beside: beside.write_text(text))
     print(f"wrote {arguments.out}")
+
+
+def _changed(sampling: "SamplingConfig", pairs: Sequence[str]) -> "SamplingConfig":
+    """Settings of sampling, but for those given as key=value."""
+    from runtime.config import from_dict, to_dict
+
+    changes = {name: float(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    return from_dict(type(sampling), to_dict(sampling) | changes)
 
 
 def _shipped(folder: Path) -> dict[str, Any]:

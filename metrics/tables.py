@@ -76,7 +76,7 @@ def best(checkpoint: str) -> str:
         result = _read(f"adherence-{name}")
         figures, settings = result["figures"]["test"], result["config"]["settings"]
         label = f"best of {settings['best_of']}" if "best_of" in settings else "one picture"
-        label += ", fewer where its descriptions of two agree" if settings.get("effort") == "auto" else ""
+        label += ", fewer where it feels sure" if settings.get("effort") == "auto" else ""
         prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
         rows.append([label, prompts, drawn, _percent(figures["adherence"])])
         notes.append(f"`{result['command']}`, commit {result['commit']}")

@@ -1,7 +1,8 @@
 """The best of several pictures of a prompt, by the judgement of the model that drew them: no outside scorer.
 
 A model that has learnt to describe says how likely a prompt is to be said of a picture; the picture of which it is
-likeliest is kept. Pictures of which its own descriptions agree are taken for right, and no more of them drawn.
+likeliest is kept. What is wrong is wrong in many ways, but of all that is right the prompt is as likely: where the best
+two agree in this, they are taken for right, and no more are drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from model.generate import ImageRequest
-from model.reading import description_scores, descriptions
+from model.reading import description_scores
 
 if TYPE_CHECKING:
     from model.drawing import Generation
     from model.pretrained import Pretrained
 
 Effort = Literal["full", "auto"]
+# Nats up to which two pictures of a prompt agree on how likely it is; chosen on validation prompts.
+AGREEMENT = 1.0
 
 
 def choose(
@@ -34,7 +37,7 @@ def choose(
         requests: Each is drawn as samples `best_of` times its own number, and those after it.
         prompts: One for each request.
         best_of: Samples of each request, at least 1.
-        effort: `full` draws them all; `auto` two, and the others only where the model describes the two differently.
+        effort: `full` draws them all; `auto` two, and twice as many as long as the best two do not agree.
 
     Raises:
         ValueError: A prompt is None, an argument is out of range, or the model has not learnt to describe.
@@ -44,27 +47,31 @@ def choose(
     if None in prompts:
         raise ValueError("the best of several pictures is that which fits its prompt best: give a prompt")
     plantain.must_know("describe")
-    best: dict[int, tuple[float, Generation, int]] = {}
-    undecided, first, num_drawn, seconds = list(range(len(requests))), 0, 0, 0.0
-    for last in (best_of,) if effort == "full" else (min(2, best_of), best_of):
+    tried: dict[int, list[tuple[float, Generation, int]]] = {number: [] for number in range(len(requests))}
+    undecided, first, num_drawn, seconds = list(tried), 0, 0, 0.0
+    for last in (best_of,) if effort == "full" else _doubling(best_of):
         numbers = [number for number in undecided for _ in range(first, last)]
-        if not numbers:
-            break
         samples = [requests[n].sample * best_of + sample for n in undecided for sample in range(first, last)]
-        tried = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
-        drawn = draw(tried, [prompts[n] for n in numbers])
+        wanted = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
+        drawn = draw(wanted, [prompts[n] for n in numbers])
         scores = description_scores(plantain, [str(prompt) for prompt in drawn.prompts], drawn.codes)
         for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
-            if number not in best or score > best[number][0]:
-                best[number] = score, drawn, place
-        num_drawn, seconds = num_drawn + len(tried), seconds + drawn.seconds
-        if effort == "auto":
-            said: dict[int, set[str]] = {number: set() for number in undecided}
-            for number, text in zip(numbers, descriptions(plantain, drawn.codes), strict=True):
-                said[number].add(text)
-            undecided = [number for number in undecided if len(said[number]) > 1]
-        first = last
-    chosen = [(drawn, place) for _, drawn, place in (best[number] for number in range(len(requests)))]
+            tried[number].append((score, drawn, place))
+        num_drawn, seconds, first = num_drawn + len(wanted), seconds + drawn.seconds, last
+        if not (undecided := [number for number in undecided if not _agree([score for score, *_ in tried[number]])]):
+            break
+    chosen = [(drawn, place) for _, drawn, place in (max(some, key=lambda one: one[0]) for some in tried.values())]
     lists = ("images", "codes", "ids", "prompts", "samples")
     kept = {name: [getattr(drawn, name)[place] for drawn, place in chosen] for name in lists}
     return replace(chosen[0][0], **kept, num_drawn=num_drawn, seconds=seconds)
+
+
+def _doubling(most: int) -> list[int]:
+    """2, 4, 8, ..., most."""
+    return [*(2**power for power in range(1, most.bit_length()) if 2**power < most), most]
+
+
+def _agree(scores: Sequence[float]) -> bool:
+    """Whether the best two of several judgements, if there are two, are nearly the same."""
+    best, *others = sorted(scores, reverse=True)
+    return bool(others) and best - others[0] <= AGREEMENT

@@ -35,7 +35,7 @@ class Chat:
         size: (height, width) in pixels of the first picture, unless one is shown before it; later ones are as large as
             the one before. By default the first size that the model was trained on.
         seed: Chooses among all that it could answer.
-        temperature: Of its text; pictures follow the model's recipe.
+        temperature: Of its text; pictures follow the model's recipes.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Chat:
         said = again(said)
         before = [segment for segment in said if isinstance(segment, ImageSegment)]
         rows, columns = before[-1].codes.shape if before else self.grid
-        guides = guides_of(plantain.recipe.guidance, without=before)
-        wanted = ImageRequest(said, (rows, columns), plantain.recipe, self.seed, turn, guides)
+        sampling = plantain.sampling(editing=bool(before))
+        guides = guides_of(sampling.guidance, without=before)
+        wanted = ImageRequest(said, (rows, columns), sampling, self.seed, turn, guides)
         drawn = draw(plantain, [wanted], [text], memory=self._memory)
         self.segments = [*said, ImageSegment(drawn.codes[0])]
         return Reply(written.text or None, drawn.images[0])

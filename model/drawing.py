@@ -25,7 +25,7 @@ Decoding = Literal["sequential", "jacobi"]
 
 
 class DrawOptions(TypedDict, total=False):
-    """How pictures are drawn, whatever they are drawn of. What is missing or None follows the model's recipe."""
+    """How pictures are drawn, whatever they are drawn of. What is missing or None follows the model's recipes."""
 
     # fields of SamplingConfig
     guidance: float | None

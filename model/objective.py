@@ -43,6 +43,8 @@ class ModelTraining:
     network: ModelConfig = field(default_factory=ModelConfig)
     # how the trained model is to be sampled; stored with it
     recipe: SamplingConfig = field(default_factory=SamplingConfig)
+    # the same of pictures that are made of others; by default as elsewhere
+    editing: SamplingConfig | None = None
     # checkpoint folder of a model of the same shape whose weights to begin with; by default they are random
     start: str | None = None
     # which abilities are learnt, in which shares
@@ -249,7 +251,8 @@ class NextIdObjective:
     def plantain(self, transformer: Transformer) -> Plantain:
         card = {"config": to_dict(self.config)}
         parts = transformer, self.image_tokenizer, self.text_tokenizer, self.config.recipe, self.grids, card, self.draft
-        return Plantain(*parts, abilities=[name for name in TASKS if getattr(self.config.mixture, name)])
+        abilities = [name for name in TASKS if getattr(self.config.mixture, name)]
+        return Plantain(*parts, abilities, self.config.editing)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)

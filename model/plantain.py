@@ -54,7 +54,7 @@ class Plantain(Pretrained):
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             best_of: Draws so many of each picture and keeps the one of which the model itself, if it has learnt to
                 describe, finds the prompt likeliest.
-            effort: `auto` draws two first, and the others only where its own descriptions of the two differ.
+            effort: `auto` draws two first, and twice as many until its judgements of the best two agree.
             first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
                 of one number share their noise, also those of different prompts.
             progress: Called with (codes drawn, codes in all) as they come.
@@ -137,7 +137,7 @@ class Plantain(Pretrained):
         if several and len(given) != len(instructions):
             raise ValueError(f"{len(instructions)} instructions for {len(given)} pictures: give as many of each")
         seen = [self.look(picture) for picture in given]
-        sampling, how = self._parted(options)
+        sampling, how = self._parted(options, editing=True)
         requests, labels = [], []
         for codes, text in zip([[one] for one in seen] if several else [seen], instructions, strict=True):
             if not text.strip():
@@ -183,7 +183,7 @@ class Plantain(Pretrained):
         seen = [self.look(picture) for picture in pictures]
         shapes = (codes.shape for codes in seen)
         hidden = [self._hidden(*each) for each in zip(pictures, holes, shapes, strict=True)]
-        sampling, how = self._parted(options)
+        sampling, how = self._parted(options, editing=True)
         requests = self._filling(seen, hidden, prompts, num_images, seed, sampling)
         labels = [text for text in prompts for _ in range(num_images)]
         return draw(self, requests, labels, progress=progress, **how)
@@ -225,7 +225,7 @@ class Plantain(Pretrained):
         whole, hidden = np.zeros((rows, columns), codes.dtype), np.ones((rows, columns), bool)
         inside = slice(top, top + codes.shape[0]), slice(left, left + codes.shape[1])
         whole[inside], hidden[inside] = codes, False
-        sampling, how = self._parted(options)
+        sampling, how = self._parted(options, editing=True)
         requests = self._filling([whole], [hidden], [prompt], num_images, seed, sampling)
         return draw(self, requests, [prompt] * num_images, progress=progress, **how)
 
@@ -362,11 +362,11 @@ class Plantain(Pretrained):
             for number in numbers
         ]
 
-    def _parted(self, options: DrawOptions) -> tuple[SamplingConfig, dict[str, Any]]:
-        """What options say of sampling, over the recipe, and the rest of them."""
+    def _parted(self, options: DrawOptions, editing: bool = False) -> tuple[SamplingConfig, dict[str, Any]]:
+        """What options say of sampling, over a recipe, and the rest of them."""
         settings: dict[str, Any] = dict(options)
         how = {name: settings.pop(name) for name in ("batch_size", "decoding", "window") if name in settings}
-        return self.sampling(**settings), how
+        return self.sampling(editing, **settings), how
 
     def _condition(self, prompt: str | None, grid: tuple[int, int]) -> list[Segment]:
         if prompt is None:

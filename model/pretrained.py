@@ -45,6 +45,7 @@ class Pretrained:
         card: What is known of the training: data, config, steps, ...
         draft: What Jacobi decoding guesses from, see model.draft.
         abilities: What it has learnt, as tasks.mixture calls it; other things it is not asked for.
+        editing: How it is best sampled where a picture is made of others; by default as elsewhere.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Pretrained:
         card: dict[str, Any] | None = None,
         draft: Int[Tensor, " size"] | None = None,
         abilities: Sequence[str] = ("text_to_image",),
+        editing: SamplingConfig | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
         self.text_tokenizer = text_tokenizer
         self.vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
-        self.recipe = recipe
+        self.recipe, self.editing = recipe, editing
         self.grids = [(rows, columns) for rows, columns in grids]
         self.card = card or {}
         self.draft = draft
@@ -126,6 +128,7 @@ class Pretrained:
             config.get("card"),
             None if draft is None else draft.to(device),
             config.get("abilities", ("text_to_image",)),
+            from_dict(SamplingConfig, config["editing"]) if config.get("editing") else None,
         )
 
     def save_pretrained(self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
@@ -152,6 +155,7 @@ class Pretrained:
             "image_tokenizer": to_dict(self.image_tokenizer.config),
             "image_tokenizer_digest": self.image_tokenizer.digest,
             "recipe": to_dict(self.recipe),
+            "editing": self.editing and to_dict(self.editing),
             "grids": self.grids,
             "abilities": self.abilities,
             "card": self.card,
@@ -177,10 +181,10 @@ class Pretrained:
             self.transformer.keep_narrow()
         return self
 
-    def sampling(self, **settings: float | int | None) -> SamplingConfig:
-        """The recipe, but for those fields of SamplingConfig that are given and not None."""
+    def sampling(self, editing: bool = False, **settings: float | int | None) -> SamplingConfig:
+        """The recipe, or that of editing, but for those fields of SamplingConfig that are given and not None."""
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-        return replace(self.recipe, **given)
+        return replace(self.editing or self.recipe if editing else self.recipe, **given)
 
     def grid_of(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The grid (rows, columns) of pictures of a size (height, width); the first trained one for None.

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Int
 
 from model.cache import Memory
-from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods, write_texts
 from tasks.conversation import LINE_BREAK, describing, line
 from tokenizer.vocabulary import IMAGE, TEXT_START
@@ -41,12 +40,6 @@ def write(
             said = model.text_tokenizer.decode(text).removesuffix(LINE_BREAK)
             written.append(Written(said, text, bool(ids) and ids[-1] == IMAGE))
     return written
-
-
-def descriptions(model: "Pretrained", codes: Sequence[Int[np.ndarray, "_ _"]]) -> list[str]:
-    """What the model says of pictures of these codes, word by word what is likeliest."""
-    encode, sampling = model.text_tokenizer.encode, SamplingConfig(temperature=0.0)
-    return [one.text for one in write(model, [TextRequest(describing(grid, encode), sampling, 0, 0) for grid in codes])]
 
 
 def description_scores(

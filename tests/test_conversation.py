@@ -12,6 +12,7 @@ from PIL import Image
 from model import Plantain
 from model.generate import draw_images
 from model.reading import description_scores
+from model.sampling import SamplingConfig
 from tokenizer.sequence import ImageSegment, TextSegment, pack, unpack
 from tokenizer.vocabulary import IMAGE
 
@@ -59,6 +60,25 @@ def test_the_picture_of_an_edit_has_a_guidance_of_its_own(tiny: Callable):
     requests = [replace(request, segments=segments) for request in requests]
     *_, by_hand = draw_images(plantain.transformer, plantain.vocabulary, requests)
     assert [codes.flatten().tolist() for codes in equal] == by_hand.codes.tolist()
+
+
+def test_what_is_made_of_pictures_follows_a_recipe_of_its_own(tiny: Callable, tmp_path: Path):
+    plantain, editing = tiny(max_length=128, seed=3), SamplingConfig(guidance=5.0, temperature=0.7)
+    mask = Image.fromarray(np.full((8, 8), 255, np.uint8))
+    calls = {
+        "edit": lambda model, **options: model.edit(picture(1), "make it red", num_images=4, **options),
+        "inpaint": lambda model, **options: model.inpaint(picture(1), mask, "red", num_images=4, **options),
+        "generate": lambda model, **options: model.generate("red", num_images=4, **options),
+    }
+    asked = {name: call(plantain, guidance=5.0, temperature=0.7) for name, call in calls.items()}
+    plain = calls["generate"](plantain)
+    plantain.editing = editing
+    plantain.save_pretrained(tmp_path / "saved")
+    for model in (plantain, Plantain.from_pretrained(tmp_path / "saved", "cpu")):
+        for name in ("edit", "inpaint"):
+            drawn = calls[name](model)
+            assert drawn.sampling == editing and all(map(np.array_equal, drawn.codes, asked[name].codes))
+        assert all(map(np.array_equal, calls["generate"](model).codes, plain.codes))
 
 
 def test_a_negative_prompt_takes_the_place_of_no_prompt(tiny: Callable):
@@ -251,14 +271,33 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
         assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
 
 
-def test_auto_effort_draws_more_only_where_its_own_descriptions_differ(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
-    plantain = tiny(max_length=128, seed=3)
-    said = iter([["same", "same", "one", "other"], ["these"] * 3])
-    monkeypatch.setattr("model.best.descriptions", lambda model, codes: next(said))
-    drawn = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5, effort="auto")
-    assert drawn.num_drawn == 2 + 5
-    full = plantain.generate(["a red circle", "two green rings"], seed=2, best_of=5)
-    assert np.array_equal(drawn.codes[1], full.codes[1]) and drawn.samples[0] in (0, 1)
+def test_auto_effort_draws_twice_as_many_until_its_judgements_of_the_best_two_agree(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    plantain, told = tiny(max_length=128, seed=3), []
+    judged = iter([[-9.0, -5.0, -3.0, -3.5], [-9.0, -4.5], [-20.0]])  # of two prompts, then of the first alone
+
+    def judge(model, prompts, codes):
+        told.append(list(prompts))
+        return next(judged)
+
+    monkeypatch.setattr("model.best.description_scores", judge)
+    prompts = ["a red circle", "two green rings"]
+    drawn = plantain.generate(prompts, seed=2, best_of=8, effort="auto")
+    assert told == [[prompts[0]] * 2 + [prompts[1]] * 2, [prompts[0]] * 2]  # -4.5 agrees with -5
+    assert drawn.num_drawn == 6 and drawn.samples == [3, 0]
+    every = plantain.generate(prompts, num_images=4, seed=2)
+    assert np.array_equal(drawn.codes[0], every.codes[3]) and np.array_equal(drawn.codes[1], every.codes[4])
+
+
+@pytest.mark.parametrize(("most", "drawn"), [(1, 1), (2, 2), (5, 5), (8, 8)])
+def test_auto_effort_draws_as_many_as_allowed_where_no_two_agree(
+    most: int, drawn: int, tiny: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    scores = iter(range(0, -100, -5))
+    monkeypatch.setattr("model.best.description_scores", lambda model, prompts, codes: [next(scores) for _ in codes])
+    result = tiny(max_length=128).generate("a red circle", best_of=most, effort="auto")
+    assert result.num_drawn == drawn and result.samples == [0]
 
 
 def test_an_effort_that_is_none_is_refused(tiny: Callable):

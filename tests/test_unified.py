@@ -1,5 +1,6 @@
 """A model learns several abilities from one set of examples, and can go on from what another has learnt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from metrics.release import main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
+from model.sampling import SamplingConfig
 from runtime.config import from_dict
 from runtime.loop import train
 from tokenizer.vocabulary import TEXT_START
@@ -64,15 +66,17 @@ def test_every_ability_is_trained_in_one_run_and_comes_out_of_its_checkpoint(fol
 def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its_card_says(
     folder: Path, first: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def release(out: str, *runs: Path) -> Plantain:
-        monkeypatch.setattr("sys.argv", ["release", out, "--runs", *map(str, runs), "--recipe", "guidance=3"])
+    def release(out: str, *runs: Path, more: Sequence[str] = ()) -> Plantain:
+        monkeypatch.setattr("sys.argv", ["release", out, "--runs", *map(str, runs), "--recipe", "guidance=3", *more])
         main()
         return Plantain.from_pretrained(out, "cpu")
 
     shipped = release("shipped", folder / "tokenizer", first.parent)
-    assert list(shipped.card) == ["first"] and shipped.recipe.guidance == 3.0
-    again = release("again", folder / "shipped", first.parent)  # as if another run had gone on from it
+    assert list(shipped.card) == ["first"] and shipped.recipe.guidance == 3.0 and shipped.editing is None
+    # as if another run had gone on from it
+    again = release("again", folder / "shipped", first.parent, more=["--editing", "temperature=0.5"])
     assert list(again.card) == ["first"] and again.card["first"] == shipped.card["first"]
+    assert again.editing == SamplingConfig(guidance=3.0, temperature=0.5)
     assert again.image_tokenizer.digest == shipped.image_tokenizer.digest
     assert "- **first**: 2 steps" in Path("again/README.md").read_text()
 
