@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Effort = Literal["full", "auto"]
 # Nats up to which two pictures of a prompt agree on how likely it is; chosen on validation prompts.
-AGREEMENT = 1.0
+AGREEMENT = 0.3
 
 
 def choose(
