@@ -43,7 +43,7 @@ class ModelTraining:
     network: ModelConfig = field(default_factory=ModelConfig)
     # how the trained model is to be sampled; stored with it
     recipe: SamplingConfig = field(default_factory=SamplingConfig)
-    # the same of pictures that are made of others; by default as elsewhere
+    # the same of edits; by default as elsewhere
     editing: SamplingConfig | None = None
     # checkpoint folder of a model of the same shape whose weights to begin with; by default they are random
     start: str | None = None

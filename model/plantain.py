@@ -183,7 +183,7 @@ class Plantain(Pretrained):
         seen = [self.look(picture) for picture in pictures]
         shapes = (codes.shape for codes in seen)
         hidden = [self._hidden(*each) for each in zip(pictures, holes, shapes, strict=True)]
-        sampling, how = self._parted(options, editing=True)
+        sampling, how = self._parted(options)
         requests = self._filling(seen, hidden, prompts, num_images, seed, sampling)
         labels = [text for text in prompts for _ in range(num_images)]
         return draw(self, requests, labels, progress=progress, **how)
@@ -225,7 +225,7 @@ class Plantain(Pretrained):
         whole, hidden = np.zeros((rows, columns), codes.dtype), np.ones((rows, columns), bool)
         inside = slice(top, top + codes.shape[0]), slice(left, left + codes.shape[1])
         whole[inside], hidden[inside] = codes, False
-        sampling, how = self._parted(options, editing=True)
+        sampling, how = self._parted(options)
         requests = self._filling([whole], [hidden], [prompt], num_images, seed, sampling)
         return draw(self, requests, [prompt] * num_images, progress=progress, **how)
 

@@ -45,7 +45,7 @@ class Pretrained:
         card: What is known of the training: data, config, steps, ...
         draft: What Jacobi decoding guesses from, see model.draft.
         abilities: What it has learnt, as tasks.mixture calls it; other things it is not asked for.
-        editing: How it is best sampled where a picture is made of others; by default as elsewhere.
+        editing: How it is best sampled where it edits; by default as elsewhere.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def test_the_picture_of_an_edit_has_a_guidance_of_its_own(tiny: Callable):
     assert [codes.flatten().tolist() for codes in equal] == by_hand.codes.tolist()
 
 
-def test_what_is_made_of_pictures_follows_a_recipe_of_its_own(tiny: Callable, tmp_path: Path):
+def test_edits_follow_a_recipe_of_their_own(tiny: Callable, tmp_path: Path):
     plantain, editing = tiny(max_length=128, seed=3), SamplingConfig(guidance=5.0, temperature=0.7)
     mask = Image.fromarray(np.full((8, 8), 255, np.uint8))
     calls = {
@@ -70,15 +70,15 @@ def test_what_is_made_of_pictures_follows_a_recipe_of_its_own(tiny: Callable, tm
         "inpaint": lambda model, **options: model.inpaint(picture(1), mask, "red", num_images=4, **options),
         "generate": lambda model, **options: model.generate("red", num_images=4, **options),
     }
-    asked = {name: call(plantain, guidance=5.0, temperature=0.7) for name, call in calls.items()}
-    plain = calls["generate"](plantain)
+    asked = calls["edit"](plantain, guidance=5.0, temperature=0.7)
+    plain = {name: calls[name](plantain) for name in ("generate", "inpaint")}
     plantain.editing = editing
     plantain.save_pretrained(tmp_path / "saved")
     for model in (plantain, Plantain.from_pretrained(tmp_path / "saved", "cpu")):
-        for name in ("edit", "inpaint"):
-            drawn = calls[name](model)
-            assert drawn.sampling == editing and all(map(np.array_equal, drawn.codes, asked[name].codes))
-        assert all(map(np.array_equal, calls["generate"](model).codes, plain.codes))
+        drawn = calls["edit"](model)
+        assert drawn.sampling == editing and all(map(np.array_equal, drawn.codes, asked.codes))
+        for name, others in plain.items():
+            assert all(map(np.array_equal, calls[name](model).codes, others.codes))
 
 
 def test_a_negative_prompt_takes_the_place_of_no_prompt(tiny: Callable):
