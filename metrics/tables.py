@@ -93,7 +93,7 @@ def runs(*configs: str) -> str:
         result = _read(f"runs-{name}")
         for part, run in result["figures"].items():
             judged = run["validation"]
-            shown = [form.format(judged[key]) if key in judged else "" for key, form in figures.items()]
+            shown = [form.format(judged[key]) if judged.get(key) else "" for key, form in figures.items()]
             rows.append([f"`configs/{name}.yaml`, {part}", f"{run['steps']:,}", f"{run['hours']}", *shown])
         notes.append(f"`docs/results/runs-{name}.json` ({_machine(result)})")
     return _markdown(header, rows) + f"\nConfigs, commits and curves: {', '.join(notes)}.\n"
