@@ -140,6 +140,12 @@ def test_questions_ask_what_one_would_ask():
         assert answer(text, SCENE) == said
 
 
+def test_the_middle_of_a_wide_picture_is_its_own():
+    circle = replace(CIRCLE, x=0.6)
+    for width, side in ((1.0, "right"), (1.5, "left")):
+        assert answer("is the circle on the left or on the right?", Scene("gray", (circle,), width=width)) == side
+
+
 def test_what_a_scene_leaves_open_has_no_answer():
     middle = replace(SCENE, objects=(replace(CIRCLE, x=0.46), SQUARE))
     diagonal = replace(SCENE, objects=(replace(CIRCLE, y=0.7), SQUARE))
