@@ -294,7 +294,7 @@ def test_auto_effort_draws_twice_as_many_until_its_judgements_of_the_best_two_ag
 def test_auto_effort_draws_as_many_as_allowed_where_no_two_agree(
     most: int, drawn: int, tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    scores = iter(range(0, -100, -5))
+    scores = iter([-5.0 * number for number in range(20)])
     monkeypatch.setattr("model.best.description_scores", lambda model, prompts, codes: [next(scores) for _ in codes])
     result = tiny(max_length=128).generate("a red circle", best_of=most, effort="auto")
     assert result.num_drawn == drawn and result.samples == [0]
