@@ -33,7 +33,7 @@ class LoopConfig:
     batch_size: int = 64
     # parts that a step's batch is divided into, to fit in memory; each holds examples of like length
     num_accumulated: int = 1
-    # arithmetic of the forward pass; bf16 wants a GPU, or a CPU with bf16 units
+    # arithmetic of the passes and of Muon's matrices; bf16 wants a GPU, or a CPU with bf16 units
     precision: Literal["fp32", "bf16"] = "fp32"
     # compile the model's forward pass
     compile: bool = False
@@ -145,7 +145,8 @@ def train(config: Training) -> Path:
         objective = config.build(accelerator.device)
     module = objective.model.to(accelerator.device)
     ema = EMA(module, loop.ema_decay)
-    optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer)
+    narrow = torch.bfloat16 if loop.precision == "bf16" or accelerator.device.type == "cuda" else torch.float32
+    optimizers = build_optimizers(module.named_parameters(), objective.outer_parameters(), loop.optimizer, narrow)
     step = _resume(out, module, ema, optimizers)
     if accelerator.is_main_process and step < loop.num_steps:
         with (out / "starts.jsonl").open("a") as file:

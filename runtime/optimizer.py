@@ -46,19 +46,28 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest matrix with all singular values near one.
 
     Convolution kernels count as matrices of (out, everything else). torch's own Muon always works in bfloat16 and in
-    two axes; CPUs without bfloat16 units would spend most of a step on it.
+    two axes; CPUs without bfloat16 units would spend most of a step on it, as would those with them on fp32.
 
     Args:
         params: Tensors of two or more axes.
         lr: Learning rate; the update's root mean square is `lr * sqrt(max(1, rows / columns) / columns)`.
         momentum: Share of the old average that each step keeps (Nesterov's form).
         weight_decay: Decoupled weight decay.
+        dtype: Arithmetic that the nearest matrix is found in.
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
 
-    def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -74,18 +83,20 @@ class Muon(torch.optim.Optimizer):
                     average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                     average.lerp_(gradient, 1 - group["momentum"])
                     moved.append(gradient.lerp(average, group["momentum"]).flatten(1))
-                updates = orthogonalise(torch.stack(moved)) * math.sqrt(max(1, rows / columns))
+                updates = orthogonalise(torch.stack(moved), self.dtype) * math.sqrt(max(1, rows / columns))
                 for (parameter, _), update in zip(pairs, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.view_as(parameter), alpha=-group["lr"])
 
 
-def orthogonalise(matrices: Float[Tensor, "*n rows columns"], steps: int = 5) -> Float[Tensor, "*n rows columns"]:
+def orthogonalise(
+    matrices: Float[Tensor, "*n rows columns"], dtype: torch.dtype = torch.float32, steps: int = 5
+) -> Float[Tensor, "*n rows columns"]:
     """Moves all singular values of each matrix near one (0.7 to 1.2) by five steps of a quintic iteration.
 
     Source: Jordan et al. 2024, section "Newton-Schulz"; its coefficients trade exactness for speed near zero.
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.to(dtype)
     if tall := matrices.shape[-2] > matrices.shape[-1]:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -96,7 +107,10 @@ def orthogonalise(matrices: Float[Tensor, "*n rows columns"], steps: int = 5) ->
 
 
 def build_optimizers(
-    parameters: Iterable[tuple[str, nn.Parameter]], outer: Iterable[Tensor], config: OptimizerConfig
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    outer: Iterable[Tensor],
+    config: OptimizerConfig,
+    dtype: torch.dtype = torch.float32,
 ) -> list[torch.optim.Optimizer]:
     """Divides parameters between AdamW and Muon.
 
@@ -104,6 +118,7 @@ def build_optimizers(
         parameters: Names and parameters, all that are trained.
         outer: Those of two or more axes that are no inner matrices: embeddings, heads, first and last convolutions.
         config: The recipe.
+        dtype: Arithmetic of Muon's iteration.
 
     Returns:
         AdamW first, then Muon if anything is left for it. Each group's `initial_lr` is its peak.
@@ -121,7 +136,8 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)]
     if inner:
         assert config.muon_learning_rate is not None
-        optimizers.append(Muon(inner, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+        muon = Muon(inner, lr=config.muon_learning_rate, weight_decay=config.weight_decay, dtype=dtype)
+        optimizers.append(muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

@@ -141,10 +141,9 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
             )
     sizes = ", ".join(f"{truth['num_pictures']:,} of {test}" for test, truth in found["truth"].items())
     note = (
-        f"FD is the Frechet distance of features `{extractor}` of {sizes}; other true pictures give its floor. All "
-        "pictures of a set are drawn with the same noise, which makes the sets of both less various. Copied: pictures "
-        "whose codes are those of a picture that training had; near copies: pictures nearer to one of these than 99% "
-        "of the test's own are."
+        f"FD is the Frechet distance of features `{extractor}` of {sizes}; other true pictures give its floor. Copied: "
+        "pictures whose codes are those of a picture that training had; near copies: pictures nearer to one of these "
+        "than 99% of the test's own are."
     )
     return Table(header, rows, note)
 

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.shapes.source import ShapesConfig
-from diffusion.flow import FlowSampling, mix, num_passes, solve
+from diffusion.flow import FlowSampling, draw_times, mix, num_passes, solve
 from diffusion.network import FlowTransformer, flops, matched
 from diffusion.objective import TwinTraining
 from diffusion.twin import Twin, collate
@@ -69,6 +69,17 @@ def test_a_velocity_is_never_asked_for_at_the_end():
 
         list(solve(velocity, torch.zeros(1), 5, solver))
         assert max(times) < 1 and min(times) == 0
+
+
+def test_times_to_train_at_are_those_of_a_normal_one_in_each_part_and_in_random_order():
+    torch.manual_seed(0)
+    times = draw_times(1000, torch.device("cpu"))
+    normal = times.logit()
+    assert abs(normal.mean()) < 0.01 and abs(normal.std() - 1) < 0.01
+    parts = (torch.special.ndtr(normal.double()) * 1000).long()
+    assert sorted(parts.tolist()) == list(range(1000))
+    assert not torch.equal(times, times.sort().values)
+    assert 0 < draw_times(1, torch.device("cpu")) < 1
 
 
 def test_places_on_a_path_move_from_noise_to_data():

@@ -214,7 +214,7 @@ def test_a_truncated_state_says_what_to_remove(tmp_path: Path):
         train(config)
 
 
-def plain_descent(parameters, outer, config) -> list[torch.optim.Optimizer]:
+def plain_descent(parameters, outer, config, dtype) -> list[torch.optim.Optimizer]:
     """Unlike Adam it does not blow the last bit of a small gradient up to a whole step."""
     optimizer = torch.optim.SGD([parameter for _, parameter in parameters], lr=0.05)
     optimizer.param_groups[0]["initial_lr"] = 0.05

@@ -11,17 +11,22 @@ from runtime.ema import EMA
 from runtime.optimizer import Muon, OptimizerConfig, build_optimizers, orthogonalise
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (1, 8)])
-def test_orthogonalising_moves_all_singular_values_near_one_and_keeps_their_directions(shape: tuple[int, int]):
+def test_orthogonalising_moves_all_singular_values_near_one_and_keeps_their_directions(
+    shape: tuple[int, int], dtype: torch.dtype, tolerance: float
+):
     generator = torch.Generator().manual_seed(0)
     rank = min(shape)
     left = torch.linalg.qr(torch.randn(shape[0], rank, generator=generator)).Q
     right = torch.linalg.qr(torch.randn(shape[1], rank, generator=generator)).Q
     matrix = 100 * left @ torch.logspace(-1.5, 0, rank).diag() @ right.T
-    result = orthogonalise(matrix)
+    result = orthogonalise(matrix, dtype)
+    assert result.dtype == torch.float32
     values = torch.linalg.svdvals(result)
     assert 0.5 <= values.min() and values.max() <= 1.5
-    torch.testing.assert_close(left @ (left.T @ result @ right).diag().diag() @ right.T, result, atol=1e-3, rtol=0)
+    kept = left @ (left.T @ result @ right).diag().diag() @ right.T
+    torch.testing.assert_close(kept, result, atol=tolerance, rtol=0)
 
 
 def test_matrices_orthogonalised_together_come_out_as_they_do_alone():
