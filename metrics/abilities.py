@@ -53,7 +53,7 @@ def main() -> None:
         figures[split] = {}
         for name in arguments.abilities:
             extra = {"image_guidance": arguments.image_guidance} if name == "edit" else {}
-            figures[split][name] = _JUDGES[name](plantain, cases, arguments.seed, settings | extra)
+            figures[split][name] = JUDGES[name](plantain, cases, arguments.seed, settings | extra)
             print(split, name, figures[split][name], flush=True)
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
     config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
@@ -219,7 +219,7 @@ def _share(verdicts: Any) -> float:
     return float(np.mean(list(verdicts)))
 
 
-_JUDGES: dict[str, Callable[..., dict[str, float]]] = {
+JUDGES: dict[str, Callable[..., dict[str, float]]] = {
     "describe": _describe,
     "ask": _ask,
     "edit": _edit,

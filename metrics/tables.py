@@ -148,6 +148,35 @@ def abilities(checkpoint: str) -> str:
     return _markdown(["cases", *names], rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.{guess}\n"
 
 
+def ablations(name: str) -> str:
+    """What changing one thing of a training at a time does to what is right, in points; with intervals over seeds."""
+    result = _read(f"ablations-{name}")
+    rows_of, seeds = result["figures"]["rows"], result["config"]["seeds"]
+    judged = [(line["split"], line["ability"]) for line in rows_of[0]["judged"]]
+    abilities = {ability for _, ability in judged}
+    rows = []
+    for row in rows_of:
+        found = {(line["split"], line["ability"]): line for line in row["judged"]}
+        cells = []
+        for key in judged:
+            line = found.get(key)
+            text = "" if line is None else _percent(line["right"][0])
+            if line is not None and row is not rows_of[0]:
+                low_high = [f"{100 * value:+.1f}" for value in line["gain"]]
+                text += f" ({low_high[1]} to {low_high[2]})" if len(low_high) > 1 else f" ({low_high[0]})"
+            cells.append(text)
+        changes = " ".join(f"`{change}`" for change in row["changes"])
+        rows.append([row["name"], changes, f"{row['steps']:,}", *cells])
+    shown = [f"`{split}`" if len(abilities) == 1 else f"{ability}, `{split}`" for split, ability in judged]
+    means = "one training each" if len(seeds) == 1 else f"means over {len(seeds)} trainings"
+    note = (
+        f"Of {result['config']['num_cases']:,} cases, those wholly right, {means}; in brackets what that is more than"
+    )
+    note += " in the first row, in points" + (", seed by seed, 95% interval" if len(seeds) > 1 else "")
+    note += f"; `{result['command']}`, commit {result['commit']}, {_machine(result)}."
+    return _markdown(["training", "what changes", "steps", *shown], rows) + f"\n{note}\n"
+
+
 def fidelity(checkpoint: str) -> str:
     """How much a checkpoint's pictures, as a set, are like true ones."""
     result = _read(f"fidelity-{checkpoint}")
@@ -202,6 +231,7 @@ TABLES = {
     "decode": decode,
     "length": length,
     "abilities": abilities,
+    "ablations": ablations,
     "fidelity": fidelity,
     "study": study,
 }

@@ -21,7 +21,7 @@ def main() -> None:
     arguments, more = parser.parse_known_args()
 
     from runtime.config import load_config
-    from study.cells import Study
+    from study.contests import Study
     from study.plan import Plan
 
     try:

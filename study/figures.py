@@ -12,8 +12,8 @@ from data.sources import SourceConfig, open_source
 from metrics.distances import compare, near_copies, spread
 from metrics.extractors import features_of
 from runtime.config import to_dict
-from study.cells import Study
 from study.contenders import CONTENDERS, Contender
+from study.contests import Study
 from study.plan import Contest, name_of
 from study.statistics import Interval, front, of_means, of_share
 

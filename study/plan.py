@@ -124,7 +124,7 @@ def name_of(source: SourceConfig) -> str:
     return re.sub(r"[^\w-]+", "_", name).strip("_")
 
 
-def digest(plan: Plan, tokenizer: str) -> str:
+def digest(plan: Any, tokenizer: str) -> str:
     """The name of a plan with an image tokenizer's digest: what is in every file that it led to.
 
     It is of what the plan says beyond defaults, and stays the same when further settings come into being.

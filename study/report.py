@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from runtime.checkpoint import write_atomic
-from study.cells import Study
 from study.contenders import CONTENDERS
+from study.contests import Study
 from study.figures import figures
 from study.plan import name_of
 from study.render import Figure, Part, Table, as_html, as_markdown, as_svg, canvas

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrics.abilities import _JUDGES, Cases
+from metrics.abilities import JUDGES, Cases
 
 COUNT = 8
 
@@ -52,19 +52,19 @@ def oracle() -> Oracle:
 @pytest.mark.parametrize("name", ["describe", "ask", "edit", "inpaint"])
 def test_what_is_right_passes_and_what_belongs_to_another_picture_fails(name: str, oracle: Oracle):
     oracle.shift = 0
-    right = _JUDGES[name](oracle, oracle.cases, 0, {})
+    right = JUDGES[name](oracle, oracle.cases, 0, {})
     assert right["right"] == 1.0 and right.get("known_codes_kept", 1.0) == 1.0
     oracle.shift = 1
-    wrong = _JUDGES[name](oracle, oracle.cases, 0, {})
+    wrong = JUDGES[name](oracle, oracle.cases, 0, {})
     assert wrong["right"] <= 0.5 and wrong.get("known_codes_kept", 0.0) == 0.0
 
 
 def test_an_edit_that_does_nothing_preserves_everything_and_does_nothing(oracle: Oracle):
     idle = SimpleNamespace(edit=lambda pictures, *_, **__: SimpleNamespace(images=pictures))
-    figures = _JUDGES["edit"](idle, oracle.cases, 0, {})
+    figures = JUDGES["edit"](idle, oracle.cases, 0, {})
     assert figures["right"] == figures["done"] == 0.0 and figures["preserved"] > 0.5
 
 
 def test_chance_is_what_the_most_frequent_answers_of_each_sort_reach(oracle: Oracle):
     oracle.shift = 0
-    assert 1 / COUNT < _JUDGES["ask"](oracle, oracle.cases, 0, {})["chance"] <= 1.0
+    assert 1 / COUNT < JUDGES["ask"](oracle, oracle.cases, 0, {})["chance"] <= 1.0

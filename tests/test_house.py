@@ -11,6 +11,7 @@ import yaml
 
 from metrics.classifier import ClassifierTraining
 from runtime.config import load_config
+from study.ablations import Ablations
 from study.plan import Plan
 from train import load_runs
 
@@ -91,6 +92,9 @@ def test_there_are_configs():
 def test_every_config_loads(path: Path):
     if path.parent.name == "study":
         assert not Path(load_config(Plan, path).out).is_absolute()
+        return
+    if path.parent.name == "ablations":
+        assert not Path(load_config(Ablations, path).out).is_absolute()
         return
     if path.parent.name == "classifier":
         assert not Path(load_config(ClassifierTraining, path).loop.out).is_absolute()

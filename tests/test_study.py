@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from runtime.config import load_config, to_dict
-from study import cells as study_cells
-from study.cells import Cell, Study
+from study import contests
+from study.cells import Cell
+from study.contests import Study
 from study.figures import conclude
 from study.plan import Plan, digest
 from study.statistics import Interval, front, of_means, of_share, student
@@ -101,7 +102,7 @@ def test_both_are_trained_alike(plan):
 def test_a_folder_of_another_plan_is_refused(plan):
     Study(plan)
     Study(plan)
-    with pytest.raises(ValueError, match="holds another plan's study: give this one another folder"):
+    with pytest.raises(ValueError, match="holds cells of another plan: give this one another folder"):
         Study(replace(plan, num_repeated=11))
 
 
@@ -221,7 +222,7 @@ def test_the_smoke_study_ends_in_a_report_whose_numbers_follow_from_its_lines(pl
     before = {path: path.stat().st_mtime_ns for path in (study.folder / "cells").iterdir()}
     Study(plan).run()
     assert before == {path: path.stat().st_mtime_ns for path in (study.folder / "cells").iterdir()}
-    assert study_cells.TOLERANCE == 0.02
+    assert contests.TOLERANCE == 0.02
     for lines in report["match"].values():
         for name in ("total", "flops"):
             assert max(line[name] for line in lines) <= 1.02 * min(line[name] for line in lines)
