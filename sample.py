@@ -153,25 +153,13 @@ def _flow(arguments: argparse.Namespace, prompts: list[str]) -> Any:
     """Draws with a diffusion twin, which knows less than the other."""
     from diffusion.twin import Twin
 
-    foreign = (
-        "image",
-        "mask",
-        "negative",
-        "guidance_until",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "best_of",
-        "effort",
-    )
-    if given := [
-        f"--{name.replace('_', '-')}" for name in (*foreign, "compile") if getattr(arguments, name) not in (None, False)
-    ]:
+    foreign = ("image", "mask", "guidance_until", "temperature", "top_k", "top_p", "min_p", "best_of", "effort")
+    if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(arguments, name) is not None]:
         raise ValueError(f"{', '.join(given)} is nothing that a diffusion twin knows: leave it out")
     twin = Twin.from_pretrained(arguments.checkpoint, arguments.device)
-    names = {"guidance": arguments.guidance, "num_steps": arguments.steps, "solver": arguments.solver}
-    settings = {name: value for name, value in names.items() if value is not None}
+    twin = twin.compile() if arguments.compile else twin
+    names = {"negative": "negative", "guidance": "guidance", "num_steps": "steps", "solver": "solver"}
+    settings = {name: value for name, given in names.items() if (value := getattr(arguments, given)) is not None}
     size = _parse_size(arguments.size)
     return twin.generate(prompts, arguments.num_images, arguments.seed, size, arguments.batch_size, **settings)
 

@@ -83,7 +83,7 @@ class FlowTransformer(nn.Module):
         self,
         ids: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t 2"],
-        is_image: Bool[Tensor, "b t"],
+        places: Int[Tensor, " n"],
         latents: Float[Tensor, "n c"],
         times: Float[Tensor, " b"],
     ) -> Float[Tensor, "n c"]:
@@ -92,25 +92,29 @@ class FlowTransformer(nn.Module):
         Args:
             ids: Whole sequences of one picture each, padded on the right; those in the picture's places are ignored.
             positions: Row and column of each id.
-            is_image: Where the picture's places are.
-            latents: What stands there, in the order of batch and sequence.
+            places: Where the pictures' places are, counted through the whole batch. A mask would have to be asked how
+                many there are: the host would wait for the device, and the compiler stop.
+            latents: What stands there.
             times: Of each sequence, from 0 (noise) to 1 (data).
         """
+        length = ids.shape[1]
+        is_image = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
+        is_image = is_image.index_fill(0, places, True).view_as(ids)
         x = self.embedding(ids.masked_fill(is_image, PAD))
-        x = x.masked_scatter(is_image[..., None], self.project(latents).to(x.dtype))
-        order = torch.arange(ids.shape[1], device=ids.device)
+        x = x.flatten(0, 1).index_copy(0, places, self.project(latents).to(x.dtype)).view_as(x)
+        order = torch.arange(length, device=ids.device)
         mask = (order <= order[:, None]) | (is_image[:, None, :] & is_image[:, :, None])
         modulation = self.time(waves(times))
         turn = rotation(positions, self.config)
         for block, offset in zip(self.blocks, self.offsets, strict=True):
             assert isinstance(block, TimedBlock)
-            parts = (modulation + offset)[:, None] * is_image[..., None]
+            parts = ((modulation + offset)[:, None] * is_image[..., None]).to(x.dtype)
             x = block.timed(x, turn, mask[:, None], parts.chunk(6, -1))
-        found = self.head(self.norm(x)[is_image]).float()
+        found = self.head(self.norm(x).flatten(0, 1)[places]).float()
         if self.foretells == "velocity":
             return found
         left = (1 - times).clamp_min(_LEAST_LEFT)
-        return (found - latents) / left.repeat_interleave(is_image.sum(1))[:, None]
+        return (found - latents) / left[places // length, None]
 
 
 def waves(times: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.codes import Encoded, encode_source
@@ -68,24 +68,25 @@ class FlowModel(nn.Module):
         self,
         ids: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t 2"],
-        is_image: Bool[Tensor, "b t"],
+        places: Int[Tensor, " n"],
         latents: Float[Tensor, "n c"],
         step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         times, noise = draw_times(len(ids), latents.device), torch.randn_like(latents)
-        errors = self.errors(ids, positions, is_image, latents, times, noise)
+        errors = self.errors(ids, positions, places, latents, times, noise)
         return errors.mean(), {}
 
     def errors(
-        self, ids: Tensor, positions: Tensor, is_image: Tensor, latents: Tensor, times: Tensor, noise: Tensor
+        self, ids: Tensor, positions: Tensor, places: Tensor, latents: Tensor, times: Tensor, noise: Tensor
     ) -> Float[Tensor, " b"]:
         """Mean squared error of each picture's velocity."""
-        counts = is_image.sum(1)
-        each = torch.repeat_interleave(torch.arange(len(ids), device=ids.device), counts)
-        moved = mix(latents, noise, times[each])
-        found = self.network(ids, positions, is_image, moved, times)
+        each = places // ids.shape[1]
+        found = self.network(ids, positions, places, mix(latents, noise, times[each]), times)
         squares = ((found - (latents - noise)) ** 2).mean(1)
-        return torch.zeros_like(times).index_add(0, each, squares) / counts
+        sums, counts = (
+            torch.zeros_like(times).index_add(0, each, values) for values in (squares, torch.ones_like(squares))
+        )
+        return sums / counts
 
 
 class FlowObjective:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from data.pictures import to_pixels
 from diffusion.flow import FlowSampling, num_passes, solve
 from diffusion.network import FlowTransformer
 from model.drawing import numbers_of
+from model.pretrained import DTYPES
 from model.transformer import ModelConfig
 from runtime.checkpoint import load_folder, load_weights, save_folder
 from runtime.config import from_dict, to_dict
@@ -161,8 +162,18 @@ class Twin:
         return self.network.head.weight.device
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> "Twin":
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "auto",
+        dtype: Literal["fp32", "bf16"] | None = None,
+    ) -> "Twin":
         """Reads what `save_pretrained` wrote. Never unpickles.
+
+        Args:
+            folder: Its place.
+            device: Where the twin is to draw.
+            dtype: Of the network; by default bf16 on CUDA and fp32 elsewhere, as the other contender's.
 
         Raises:
             FileNotFoundError: The folder or one of its files is missing.
@@ -185,12 +196,26 @@ class Twin:
         load_weights(network, weights, folder, "network.")
         space = SPACES[config["space"]](tokenizer.to(device), mean, deviation)
         recipe = from_dict(FlowSampling, config["recipe"])
-        return cls(network.to(device), space, text, recipe, [tuple(grid) for grid in config["grids"]], config["card"])
+        network.to(device, DTYPES[dtype or ("bf16" if device.type == "cuda" else "fp32")])
+        return cls(network, space, text, recipe, [tuple(grid) for grid in config["grids"]], config["card"])
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json`, `model.safetensors` and `tokenizer.json`; all of them or, on any error, none."""
+    def compile(self) -> "Twin":
+        """Lets later calls run compiled passes: sooner, after a minute's wait in the first."""
+        cuda = self.device.type == "cuda"
+        self.network.compile(mode="reduce-overhead" if cuda else None)  # one launch a pass there
+        if cuda:
+            self.image_tokenizer.decoder.compile(dynamic=True)
+        return self
+
+    def save_pretrained(self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+        """Writes `config.json`, `model.safetensors` and `tokenizer.json`; all of them or, on any error, none.
+
+        Args:
+            folder: Their place; what is there is replaced.
+            dtype: In which the network's weights are stored.
+        """
         tokenizer = self.space.tokenizer
-        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        weights = {f"network.{name}": tensor.to(DTYPES[dtype]) for name, tensor in self.network.state_dict().items()}
         weights |= {f"image_tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
         weights |= {"mean": self.space.mean, "deviation": self.space.deviation}
         config = {
@@ -215,6 +240,7 @@ class Twin:
         size: tuple[int, int] | None = None,
         batch_size: int = 64,
         first: int | Sequence[int] = 0,
+        negative: str | None = None,
         **settings: Any,
     ) -> Drawing:
         """Draws pictures.
@@ -226,7 +252,7 @@ class Twin:
             seed: From 0 on.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
             batch_size: Pictures drawn at once.
-            first: See model.Plantain.generate.
+            first, negative: See model.Plantain.generate.
             settings: Fields of FlowSampling that differ from the recipe.
 
         Raises:
@@ -243,8 +269,8 @@ class Twin:
         wanted = [(text, number) for text, some in zip(prompts, numbers, strict=True) for number in some]
         images, codes = [], []
         for start in range(0, len(wanted), batch_size):
-            *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling)
-            images += _pictures(to_pixels(self.space.paint(latents, grid)))
+            *_, latents = self.follow(wanted[start : start + batch_size], seed, grid, sampling, negative)
+            images += self._paint(latents, grid)
             codes += list(self.space.codes(latents, grid).cpu().numpy())
         return Drawing(
             images,
@@ -260,7 +286,15 @@ class Twin:
         """One picture as it is foreseen after each step; the last is what `generate` returns."""
         sampling = replace(self.recipe, **settings)
         for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling):
-            yield _pictures(to_pixels(self.space.paint(latents, self.grids[0])))[0]
+            yield self._paint(latents, self.grids[0])[0]
+
+    def _paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> "list[Image]":
+        """Pictures of latents; on CUDA in bf16, whose error a byte's own hides."""
+        from PIL import Image
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            pixels = to_pixels(self.space.paint(latents, grid))
+        return [Image.fromarray(image) for image in pixels]
 
     def follow(
         self,
@@ -268,6 +302,7 @@ class Twin:
         seed: int,
         grid: tuple[int, int],
         sampling: FlowSampling,
+        negative: str | None = None,
     ) -> Iterator[Float[Tensor, "n c"]]:
         """The latents that each step foresees, for prompts and the number of each picture under the seed."""
         num_places, channels = grid[0] * grid[1], len(self.space.mean)
@@ -277,17 +312,16 @@ class Twin:
             )
             for _, number in wanted
         ]
-        told = collate([self.sequence(prompt, grid) for prompt, _ in wanted], self.device)
-        free = collate([self.sequence(None, grid)] * len(wanted), self.device)
+        told = [self.sequence(prompt, grid) for prompt, _ in wanted]
+        alone, both = (
+            collate(some, self.device) for some in (told, [*told, *[self.sequence(negative, grid)] * len(told)])
+        )
 
         def velocity(x: Tensor, at: float) -> Tensor:
-            times = torch.full((len(wanted),), at, device=x.device)
-            if sampling.guided(at) and sampling.guidance == 0:
-                return self.network(**free, latents=x, times=times)
-            slope = self.network(**told, latents=x, times=times)
+            times = torch.full((2 * len(wanted),), at, device=x.device)
             if not sampling.guided(at):
-                return slope
-            away = self.network(**free, latents=x, times=times)
+                return self.network(**alone, latents=x, times=times[: len(wanted)]).clone()  # a graph reuses its own
+            slope, away = self.network(**both, latents=torch.cat([x, x]), times=times).chunk(2)
             return away + sampling.guidance * (slope - away)
 
         yield from solve(velocity, torch.cat(noise).to(self.device), sampling.num_steps, sampling.solver)
@@ -306,18 +340,11 @@ class Twin:
 def collate(items: Sequence[Packed], device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Sequences as the network takes them, padded on the right."""
     longest = max(len(item.ids) for item in items)
-    batch = {
-        "ids": torch.full((len(items), longest), PAD),
-        "positions": torch.zeros(len(items), longest, 2, dtype=torch.long),
-        "is_image": torch.zeros(len(items), longest, dtype=torch.bool),
-    }
+    ids = torch.full((len(items), longest), PAD)
+    positions = torch.zeros(len(items), longest, 2, dtype=torch.long)
     for row, item in enumerate(items):
-        for name, tensor in batch.items():
-            tensor[row, : len(item.ids)] = torch.from_numpy(getattr(item, name))
+        ids[row, : len(item.ids)] = torch.from_numpy(item.ids)
+        positions[row, : len(item.ids)] = torch.from_numpy(item.positions)
+    places = [row * longest + np.flatnonzero(item.is_image) for row, item in enumerate(items)]
+    batch = {"ids": ids, "positions": positions, "places": torch.from_numpy(np.concatenate(places))}
     return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def _pictures(pixels: np.ndarray) -> "list[Image]":
-    from PIL import Image
-
-    return [Image.fromarray(image) for image in pixels]

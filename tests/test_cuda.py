@@ -139,7 +139,10 @@ def test_a_twin_and_the_judges_agree_with_the_cpu():
         text = plantain.text_tokenizer
         twin = Twin(deepcopy(network).to(device), space, text, FlowSampling(num_steps=4), [(8, 8)])
         drawn[device] = twin.generate(["a red circle", "a large green cross"], num_images=2)
+        if device == "cuda":
+            captured = twin.compile().generate(["a red circle", "a large green cross"], num_images=2)
     assert np.mean(np.stack(drawn["cpu"].codes) == np.stack(drawn["cuda"].codes)) > 0.95
+    assert np.mean(np.stack(captured.codes) == np.stack(drawn["cuda"].codes)) > 0.95
     pixels = np.stack([np.asarray(image) for image in drawn["cpu"].images])
     left, right = (features_of(open_extractor("random", device), pixels) for device in ("cpu", "cuda"))
     torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)

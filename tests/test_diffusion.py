@@ -172,7 +172,7 @@ def test_places_see_text_and_one_another_and_padding_changes_nothing(network):
 
 def test_attention_by_whole_products_sees_what_the_fused_one_sees(network, monkeypatch):
     batch, time = sequences(5, 9), torch.tensor([0.3, 0.8])
-    latents = torch.randn(int(batch["is_image"].sum()), 4)
+    latents = torch.randn(len(batch["places"]), 4)
     fused = network(**batch, latents=latents, times=time)
     monkeypatch.setattr("model.transformer._products_pay", lambda x: True)
     torch.testing.assert_close(network(**batch, latents=latents, times=time), fused, atol=1e-5, rtol=1e-4)
@@ -183,7 +183,7 @@ def test_text_sees_neither_the_picture_nor_the_time(network):
     seen = []
     handle = network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
     batch = sequences(5)
-    before = int(batch["is_image"][0].nonzero()[0])
+    before = int(batch["places"][0])
     for time in (0.1, 0.9):
         network(**batch, latents=torch.randn(16, 4), times=torch.tensor([time]))
     handle.remove()
@@ -259,6 +259,54 @@ def test_a_picture_is_the_same_alone_among_others_and_streamed(trained):
     assert np.array_equal(twin.generate(prompts[:1], seed=3, first=1).codes[0], together.codes[1])
     *_, last = twin.stream("a red circle", seed=3)
     assert np.array_equal(np.asarray(last), np.asarray(together.images[0]))
+
+
+def test_what_is_not_wanted_takes_the_place_of_nothing_said(trained):
+    twin, sampling = Twin.from_pretrained(trained[1], "cpu"), FlowSampling(0.0, num_steps=1, solver="euler")
+
+    def end(prompt: str | None, guidance: float, negative: str | None = None) -> torch.Tensor:
+        *_, last = twin.follow([(prompt, 0)], 0, (8, 8), replace(sampling, guidance=guidance), negative)
+        return last.detach()
+
+    assert torch.allclose(end("a red circle", 0.0, "a green cross"), end("a green cross", 1.0), atol=1e-5)
+    assert torch.allclose(end("a red circle", 0.0), end(None, 1.0), atol=1e-5)
+    drawn = twin.generate("a red circle", negative="a green cross", seed=1)
+    assert not np.array_equal(drawn.codes[0], twin.generate("a red circle", seed=1).codes[0])
+
+
+def test_weights_may_be_stored_and_used_in_bf16(trained, tmp_path):
+    twin = Twin.from_pretrained(trained[1], "cpu")
+    twin.save_pretrained(tmp_path / "narrow", "bf16")
+    narrow = Twin.from_pretrained(tmp_path / "narrow", "cpu", "bf16")
+    assert narrow.network.head.weight.dtype == torch.bfloat16 and narrow.space.mean.dtype == torch.float32
+    seen = []
+    narrow.network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    ends = []
+    for one in (twin, narrow):
+        *_, end = one.follow([("a red circle", 0)], 0, (8, 8), FlowSampling(2.0, num_steps=2))
+        ends.append(end.detach())
+    assert set(seen) == {torch.bfloat16}
+    torch.testing.assert_close(ends[1], ends[0], atol=0.1, rtol=0.1)
+    assert (tmp_path / "narrow/model.safetensors").stat().st_size < (trained[1] / "model.safetensors").stat().st_size
+
+
+@pytest.mark.compile
+def test_compiled_passes_foresee_what_plain_ones_do(trained):
+    ends = []
+    for twin in (Twin.from_pretrained(trained[1], "cpu"), Twin.from_pretrained(trained[1], "cpu").compile()):
+        sampling = FlowSampling(2.0, guidance_until=0.5, num_steps=4)
+        *_, end = twin.follow([("a red circle", 0), (None, 1)], 3, (8, 8), sampling)
+        ends.append(end.detach())
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.compile
+def test_the_network_is_one_graph(network):
+    """Nothing in it waits for the device or stops the compiler."""
+    batch = sequences(5, 9)
+    latents = torch.randn(len(batch["places"]), 4)
+    found = torch._dynamo.explain(network)(**batch, latents=latents, times=torch.tensor([0.3, 0.8]))
+    assert found.graph_count == 1 and not found.break_reasons
 
 
 def test_guidance_is_a_line_from_the_free_velocity_through_the_told_one(trained):
@@ -339,7 +387,7 @@ def test_pixels_flow_as_latents_do(trained, tmp_path):
 def test_a_velocity_follows_from_the_data_that_is_foretold():
     batch = sequences(5, 9)
     network = FlowTransformer(SMALL, VOCABULARY, 4, foretells="data").eval()
-    latents = torch.randn(int(batch["is_image"].sum()), 4)
+    latents = torch.randn(len(batch["places"]), 4)
     with torch.no_grad():
         torch.nn.init.normal_(network.head.weight)
         velocities = network(**batch, latents=latents, times=torch.tensor([0.5, 0.99]))
