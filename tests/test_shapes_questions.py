@@ -210,3 +210,18 @@ def test_the_known_weights_are_about_what_a_few_scenes_give(world):
     assert set(found) == set(known)
     ratios = np.log([found[case] / known[case] for case in known])
     assert np.abs(ratios - np.median(ratios)).max() < 0.8
+
+
+def test_only_the_sorts_that_are_named_are_asked_where_a_scene_allows_one():
+    sorts = ("LeftOrRight", "Related")
+    source = Shapes(ShapesConfig(80, image_size=32, world="shapes32", num_questions=3, asked=sorts))
+    everything = Shapes(ShapesConfig(80, image_size=32, world="shapes32", num_questions=3))
+    assert source.fingerprint != everything.fingerprint
+    seen = Counter()
+    for index in range(80):
+        found = {type(parse_question(question)).__name__ for question, _ in source[index].questions}
+        assert found <= set(sorts) or not found & set(sorts)  # a lone object in the middle has no side
+        seen.update(found)
+    assert seen["LeftOrRight"] > 30 and seen["Related"] > 15 and seen.total() > 60
+    with pytest.raises(ValueError, match="unknown sorts of question Where, expected some of Exists"):
+        Shapes(ShapesConfig(1, asked=("Where",)))

@@ -5,6 +5,7 @@ asked. A guess that has not seen the picture is then right in one of k times, wh
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -193,7 +194,12 @@ def stated(question: Question, said: str) -> Program:
 
 
 def sample_questions(
-    rng: np.random.Generator, scene: Scene, world: World, split: str = "train", number: int = 1
+    rng: np.random.Generator,
+    scene: Scene,
+    world: World,
+    split: str = "train",
+    number: int = 1,
+    sorts: Sequence[str] = (),
 ) -> list[tuple[Question, str]]:
     """Draws questions about a scene, each with its answer and whatever the others are.
 
@@ -205,11 +211,13 @@ def sample_questions(
         world: What could be asked of: "no" and "zero" are about what the world has and the scene lacks.
         split: Whose held-out combinations may be mentioned, in whatever role.
         number: How many to draw, 0 or more.
+        sorts: Names of the only sorts to ask, where the scene allows one of them; by default all.
     """
     if number == 0:
         return []
     weights = _weights(world)
     cases = _cases(rng, scene, world, split)
+    cases = {case: cases[case] for case in cases if case[0].__name__ in sorts} or cases
     chances = np.array([weights.get(case, 0.0) for case in cases])
     drawn = [list(cases)[i] for i in rng.choice(len(cases), size=number, p=chances / chances.sum())]
     return [(_one_of(rng, cases[case]), case[1]) for case in drawn]

@@ -37,11 +37,13 @@ class ShapesConfig:
     num_captions: int = 1
     # start of all randomness; whether a scene is trained on does not depend on it
     seed: int = 0
-    # (height, width) of the pictures, as many of one as of another; without any, all are square. This and the next two
+    # (height, width) of the pictures, as many of one as of another; without any, all are square. This and what follows
     # are no part of `repr`, which fingerprints hash: those of configs without them stay what they were
     sizes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     # questions about each picture
     num_questions: int = field(default=0, repr=False)
+    # sorts of question, classes of data.shapes.questions, that alone are asked where a scene allows one of them
+    asked: tuple[str, ...] = field(default=(), repr=False)
     # whether each example comes with an edit of its picture; the scenes then are such that there is one
     edits: bool = field(default=False, repr=False)
     kind: Literal["shapes"] = "shapes"
@@ -68,6 +70,9 @@ class Shapes:
             raise ValueError(f"the split {config.split!r} needs several objects, but {config.world!r} has one a scene")
         if config.num_questions < 0:
             raise ValueError(f"num_questions has to be 0 or more, not {config.num_questions}")
+        if unknown := set(config.asked) - {sort.__name__ for sort in questions.FRAMES}:
+            known = ", ".join(sort.__name__ for sort in questions.FRAMES)
+            raise ValueError(f"unknown sorts of question {', '.join(sorted(unknown))}, expected some of {known}")
         if config.edits and config.split == "relation":
             raise ValueError("no edit states a relation: with the split 'relation', edits has to be false")
         self.config = config
@@ -130,6 +135,7 @@ class Shapes:
             digest.update(repr(self.config.sizes).encode())
         if self.config.num_questions or self.config.edits:
             digest.update(f"{self.config.num_questions} questions, edits: {self.config.edits}".encode())
+        digest.update("".join(self.config.asked).encode())
         for index in range(0, len(self), -(-len(self) // 32)):
             example = self[index]
             digest.update(example.image.tobytes() + example.text.encode())
@@ -162,7 +168,8 @@ class Shapes:
 
     def _ask(self, scene: Scene, index: int, part: str) -> tuple[tuple[str, str], ...]:
         rng = self._rng(f"{part}questions", index)
-        asked = questions.sample_questions(rng, scene, self.world, self.config.split, self.config.num_questions)
+        config = self.config
+        asked = questions.sample_questions(rng, scene, self.world, config.split, config.num_questions, config.asked)
         frames = questions.HELD_OUT_FRAMES if self.config.split == "template" else questions.FRAMES
         return tuple((questions.write_question(rng, question, frames), answer) for question, answer in asked)
 
