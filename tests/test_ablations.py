@@ -13,14 +13,14 @@ from study.ablations import Ablations, Row, Trainings
 ROOT = Path(__file__).parent.parent
 TINY = [
     f"training.tokenizer={ROOT / 'checkpoints/shapes32'}",
-    "training.network={dim: 16, depth: 1, num_heads: 1, num_kv_heads: 1, head_dim: 16, mlp_dim: 16, max_length: 640}",
+    "training.network={dim: 16, depth: 1, num_heads: 1, num_kv_heads: 1, head_dim: 16, mlp_dim: 16, max_length: 128}",
     *(
         f"training.{part}.{setting}"
         for part in ("data", "validation")
-        for setting in ("num_examples=8", "num_questions=1", "edits=true")
+        for setting in ("num_examples=8", "num_questions=1")
     ),
     *(f"training.loop.{setting}" for setting in ("num_steps=2", "batch_size=4", "precision=fp32", "num_workers=0")),
-    "num_cases=4",
+    "num_cases=2",
 ]
 ROWS = (
     Row("as it is"),
@@ -77,7 +77,7 @@ def test_gains_are_differences_seed_by_seed(plan: Ablations, monkeypatch: pytest
     (line,) = rows[1]["judged"]
     assert line["right"][0] == pytest.approx(0.75) and line["gain"][0] == pytest.approx(0.15)
     assert line["gain"][2] - line["gain"][0] == pytest.approx(12.706 * 0.05, rel=1e-3)  # Student's, one degree
-    said = {"config": {"seeds": [0, 1], "num_cases": 4}, "commit": "c", "command": "python"}
+    said = {"config": {"seeds": [0, 1], "num_cases": 2}, "commit": "c", "command": "python"}
     said["machine"] = {"cores": 2, "processor": "P", "accelerator": None}
     (tmp_path / "ablations-x.json").write_text(json.dumps({"figures": {"rows": rows}, **said}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
