@@ -282,10 +282,12 @@ class Twin:
         )
 
     @torch.no_grad()
-    def stream(self, prompt: str | None, seed: int = 0, **settings: Any) -> Iterator["Image"]:
+    def stream(
+        self, prompt: str | None, seed: int = 0, negative: str | None = None, **settings: Any
+    ) -> Iterator["Image"]:
         """One picture as it is foreseen after each step; the last is what `generate` returns."""
         sampling = replace(self.recipe, **settings)
-        for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling):
+        for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling, negative):
             yield self._paint(latents, self.grids[0])[0]
 
     def _paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> "list[Image]":
@@ -313,9 +315,8 @@ class Twin:
             for _, number in wanted
         ]
         told = [self.sequence(prompt, grid) for prompt, _ in wanted]
-        alone, both = (
-            collate(some, self.device) for some in (told, [*told, *[self.sequence(negative, grid)] * len(told)])
-        )
+        free = [self.sequence(negative, grid)] * len(told)
+        alone, both = collate(told, self.device), collate(told + free, self.device)
 
         def velocity(x: Tensor, at: float) -> Tensor:
             times = torch.full((2 * len(wanted),), at, device=x.device)

@@ -272,6 +272,8 @@ def test_what_is_not_wanted_takes_the_place_of_nothing_said(trained):
     assert torch.allclose(end("a red circle", 0.0), end(None, 1.0), atol=1e-5)
     drawn = twin.generate("a red circle", negative="a green cross", seed=1)
     assert not np.array_equal(drawn.codes[0], twin.generate("a red circle", seed=1).codes[0])
+    *_, streamed = twin.stream("a red circle", seed=1, negative="a green cross")
+    assert np.array_equal(np.asarray(streamed), np.asarray(drawn.images[0]))
 
 
 def test_weights_may_be_stored_and_used_in_bf16(trained, tmp_path):
