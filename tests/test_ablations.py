@@ -34,7 +34,7 @@ ROWS = (
 def plan(tmp_path: Path) -> Ablations:
     plan = load_config(Ablations, ROOT / "configs/ablations/drawing.yaml", [*TINY, f"out={tmp_path / 'out'}"])
     both = replace(plan.training, mixture=replace(plan.training.mixture, ask=1.0))
-    return replace(plan, training=both, rows=ROWS, seeds=(0, 1), abilities=("draw", "ask"), splits=("test",))
+    return replace(plan, training=both, rows=ROWS, seeds=(0, 1), abilities=("draw", "ask"), splits=("pair",))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/ablations").glob("*.yaml")), ids=lambda path: path.stem)

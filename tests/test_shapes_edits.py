@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from data.shapes import edits
 from data.shapes.captions import SLACK, check_caption
 from data.shapes.edits import (
     CHANGES,
@@ -43,6 +44,18 @@ SCENE = Scene("gray", (CIRCLE, SQUARE, RING))
 def drawn(world: str) -> list[tuple[Scene, Change, Scene]]:
     rng = np.random.default_rng(0)
     return [sample_split_edit(rng, WORLDS[world], "train") for _ in range(320)]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_change_that_a_world_allows_is_asked_and_no_other_is_looked_for(world, monkeypatch):
+    alone = {Recolour, Reshape, Resize, Move, Repaint}  # what can be done where there is one object, always
+    assert {type(change) for _, change, _ in drawn(world)} == (alone if world == "single32" else set(CHANGES))
+    tried, sample = [], edits.sample_edit
+    monkeypatch.setattr(edits, "sample_edit", lambda *said: tried.append(said[-1][0]) or sample(*said))
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        sample_split_edit(rng, WORLDS[world], "train")
+    assert alone < {*tried} if world != "single32" else {*tried} == alone
 
 
 def verdict(change: Change, background: str, *objects: Object) -> tuple[bool, bool, bool]:

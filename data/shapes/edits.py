@@ -167,7 +167,7 @@ def parse_edit(text: str) -> Change:
 def sample_split_edit(
     rng: np.random.Generator, world: World, split: str, frame: tuple[float, float] = (1.0, 1.0)
 ) -> tuple[Scene, Change, Scene]:
-    """Draws a scene of a width and height, a change of it and the scene after, each type of change equally often.
+    """Draws a scene of a width and height, a change of it and the scene after, each type that can be equally often.
 
     Both scenes belong to the split; but for the splits that hold combinations out, only the scene after shows one. The
     scene before is then any that is not trained on and has none, so that the change itself has to bring it about.
@@ -177,7 +177,7 @@ def sample_split_edit(
     """
     if split == "relation":
         raise ValueError("no edit states a relation: draw edits of another split than 'relation'")
-    types = _CREATING.get(split, CHANGES)
+    types = [change for change in _CREATING.get(split, CHANGES) if _possible(change, world)]
     while True:
         wanted = types[rng.integers(len(types))]
         for _ in range(SCENE_TRIES):
@@ -185,6 +185,12 @@ def sample_split_edit(
             edit = sample_edit(rng, before, world, lambda after: belongs(after, split), (wanted,))
             if edit:
                 return before, *edit
+
+
+def _possible(change: type, world: World) -> bool:
+    """Whether any two scenes of a world differ by a type of change."""
+    least, most = world.num_objects
+    return most > least if change in (Add, Remove) else most > 1 or change is not Swap
 
 
 def sample_edit(
