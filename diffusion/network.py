@@ -1,6 +1,6 @@
 """The twin's network: the autoregressive model's blocks, over the same sequence, with noisy latents in place of codes.
 
-    ids, latents, time -> embedding | projection -> depth x block, modulated by time -> norm -> velocity of the latents
+    ids, latents, time -> embedding | projection + place -> depth x block, modulated by time -> norm -> velocities
 
 Text sees the text before it; places of the image see the text and one another. Only they know the time, so that the
 text is read as the autoregressive model reads it.
@@ -21,6 +21,8 @@ Foretold = Literal["velocity", "data"]
 
 # sines and cosines that a time is told in
 _WAVES = 128
+# size of what tells a latent's place, beside the latent's own
+_PLACED = 0.1
 # time left to the end of a path that velocities are computed from at least, lest they explode there
 _LEAST_LEFT = 0.05
 
@@ -60,6 +62,8 @@ class FlowTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.picture_share, self.foretells = config, picture_share, foretells
+        if config.dim % 4:
+            raise ValueError(f"dim {config.dim} is no multiple of 4: cosines and sines of two axes share it")
         self.mlp_dim, time_dim = matched(config, vocabulary, latent_dim, picture_share)
         inner = replace(config, mlp_dim=self.mlp_dim)
         self.embedding = nn.Embedding(vocabulary.text_block.stop, config.dim)
@@ -101,7 +105,8 @@ class FlowTransformer(nn.Module):
         is_image = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
         is_image = is_image.index_fill(0, places, True).view_as(ids)
         x = self.embedding(ids.masked_fill(is_image, PAD))
-        x = x.flatten(0, 1).index_copy(0, places, self.project(latents).to(x.dtype)).view_as(x)
+        told = self.project(latents) + _PLACED * self.placed(positions, is_image, places)
+        x = x.flatten(0, 1).index_copy(0, places, told.to(x.dtype)).view_as(x)
         order = torch.arange(length, device=ids.device)
         mask = (order <= order[:, None]) | (is_image[:, None, :] & is_image[:, :, None])
         modulation = self.time(waves(times))
@@ -115,6 +120,18 @@ class FlowTransformer(nn.Module):
             return found
         left = (1 - times).clamp_min(_LEAST_LEFT)
         return (found - latents) / left[places // length, None]
+
+    def placed(
+        self, positions: Int[Tensor, "b t 2"], is_image: Bool[Tensor, "b t"], places: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n d"]:
+        """Cosines and sines of row and column, counted from the picture's corner.
+
+        Source: Peebles & Xie, "Scalable Diffusion Models with Transformers", section 3.2.
+        """
+        corner = positions.masked_fill(~is_image[..., None], torch.iinfo(torch.long).max).amin(1, keepdim=True)
+        exponents = torch.arange(self.config.dim // 4, device=positions.device) / (self.config.dim // 4)
+        angles = (positions - corner).flatten(0, 1)[places, :, None].float() * self.config.rope_theta**-exponents
+        return torch.cat([angles.cos(), angles.sin()], -1).flatten(1)
 
 
 def waves(times: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:

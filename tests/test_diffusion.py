@@ -153,6 +153,17 @@ def test_operations_are_those_that_torch_counts(network):
     assert counter.get_total_flops() == flops(SMALL, mlp_dim, length, 16, 2 * 4) + time_map
 
 
+def test_a_place_is_told_from_the_pictures_corner_whatever_was_said_before(network):
+    short, long = (
+        network.placed(batch["positions"], batch["ids"] >= VOCABULARY.image_start, batch["places"])
+        for batch in (sequences(5), sequences(5, 20))
+    )
+    assert torch.equal(short, long[:16]) and torch.equal(short, long[16:])
+    rows, columns = short.view(4, 4, 2, -1).unbind(2)
+    assert torch.equal(rows[:, 0], rows[:, 3]) and torch.equal(columns[0], columns[3])
+    assert len(short.unique(dim=0)) == 16
+
+
 @torch.no_grad()
 def test_places_see_text_and_one_another_and_padding_changes_nothing(network):
     latents, time = torch.randn(16, 4), torch.tensor([0.3])
