@@ -15,8 +15,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def of_means(values: Sequence[float], confidence: float) -> Interval:
+def of_means(values: Sequence[float], confidence: float, within: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
     """The mean of what a few trainings gave, by Student's distribution. A single one says nothing of the spread.
+
+    Args:
+        values: One of each training.
+        confidence: With which the true mean lies in the interval.
+        within: Between what it can lie at all.
 
     Raises:
         ValueError: There are no values.
@@ -27,7 +32,7 @@ def of_means(values: Sequence[float], confidence: float) -> Interval:
     if len(values) == 1:
         return Interval(middle, -np.inf, np.inf)
     reach = student(len(values) - 1, confidence) * stdev(values) / len(values) ** 0.5
-    return Interval(middle, middle - reach, middle + reach)
+    return Interval(middle, max(within[0], middle - reach), min(within[1], middle + reach))
 
 
 def of_share(successes: int, count: int, confidence: float) -> Interval:

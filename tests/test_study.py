@@ -41,6 +41,12 @@ def test_intervals_of_means_hold_the_true_one_as_often_as_they_say():
     assert np.mean([low <= 5 <= high for _, low, high in held]) == pytest.approx(0.9, abs=0.02)
 
 
+def test_intervals_of_means_stay_within_what_can_be():
+    free, held = of_means([0.9, 0.97, 1.0], 0.95), of_means([0.9, 0.97, 1.0], 0.95, (0, 1))
+    assert free.high > 1 and held == Interval(free.value, free.low, 1)
+    assert of_means([0.0, 0.01, 0.1], 0.95, (0, 1)).low == 0
+
+
 def test_one_training_says_nothing_of_the_spread():
     assert of_means([3.0], 0.95) == Interval(3.0, -math.inf, math.inf)
     with pytest.raises(ValueError, match="no values"):
