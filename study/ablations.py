@@ -159,15 +159,15 @@ class Trainings(Cells):
             for (split, ability), values in shares.items():
                 base = first[split, ability]
                 gains = [value - other for value, other in zip(values, base, strict=True)]
-                line = {"split": split, "ability": ability, "right": _interval(values, 0), "gain": _interval(gains, -1)}
-                judged.append(line | {"seeds": values})
+                right, gain = _interval(values, 0.0), _interval(gains, -1.0)
+                judged.append({"split": split, "ability": ability, "right": right, "gain": gain, "seeds": values})
             (trained,) = self.read(f"train.{self._trained(row)}.{self.plan.seeds[0]}")[1]
             yield {"name": row.name, "changes": list(row.changes), **trained, "judged": judged}
 
 
 def _interval(values: Sequence[float], least: float) -> list[float]:
     """Mean, and with several trainings between what the true one lies; one says nothing of the spread."""
-    return list(of_means(values, 0.95, (least, 1)))[: 3 if len(values) > 1 else 1]
+    return list(of_means(values, 0.95, (least, 1.0)))[: 3 if len(values) > 1 else 1]
 
 
 def _differences(one: SamplingConfig, other: SamplingConfig) -> dict[str, Any]:

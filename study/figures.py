@@ -143,7 +143,7 @@ def _quality(study: Study, contest: Contest, contender: Contender, test: SourceC
             }
         )
     names = {"contest": contest.name, "contender": contender.name, "test": name_of(test), "way": way}
-    adherence = list(of_means([one["adherence"] for one in each], study.plan.confidence, (0, 1)))
+    adherence = list(of_means([one["adherence"] for one in each], study.plan.confidence, (0.0, 1.0)))
     distances = {
         extractor: {
             name: list(_means([one["distances"][extractor][name] for one in each], study)) for name in DISTANCES

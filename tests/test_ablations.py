@@ -19,7 +19,8 @@ TINY = [
         for part in ("data", "validation")
         for setting in ("num_examples=8", "num_questions=1")
     ),
-    *(f"training.loop.{setting}" for setting in ("num_steps=2", "batch_size=4", "precision=fp32", "num_workers=0")),
+    *(f"training.loop.{setting}" for setting in ("num_steps=2", "batch_size=4", "precision=fp32", "compile=false")),
+    "training.loop.num_workers=0",
     "num_cases=2",
 ]
 ROWS = (

@@ -42,9 +42,9 @@ def test_intervals_of_means_hold_the_true_one_as_often_as_they_say():
 
 
 def test_intervals_of_means_stay_within_what_can_be():
-    free, held = of_means([0.9, 0.97, 1.0], 0.95), of_means([0.9, 0.97, 1.0], 0.95, (0, 1))
+    free, held = of_means([0.9, 0.97, 1.0], 0.95), of_means([0.9, 0.97, 1.0], 0.95, (0.0, 1.0))
     assert free.high > 1 and held == Interval(free.value, free.low, 1)
-    assert of_means([0.0, 0.01, 0.1], 0.95, (0, 1)).low == 0
+    assert of_means([0.0, 0.01, 0.1], 0.95, (0.0, 1.0)).low == 0
 
 
 def test_one_training_says_nothing_of_the_spread():
