@@ -126,6 +126,8 @@ class FlowTransformer(nn.Module):
     ) -> Float[Tensor, "n d"]:
         """Cosines and sines of row and column, counted from the picture's corner.
 
+        Ids that see only those before them learn their place from these; ids that see all of the picture can't.
+
         Source: Peebles & Xie, "Scalable Diffusion Models with Transformers", section 3.2.
         """
         corner = positions.masked_fill(~is_image[..., None], torch.iinfo(torch.long).max).amin(1, keepdim=True)

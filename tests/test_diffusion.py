@@ -126,6 +126,8 @@ def test_the_twin_has_the_others_parameters_and_operations_to_within_two_percent
 def test_a_shape_without_a_twin_is_refused():
     with pytest.raises(ValueError, match="no twin"):
         matched(replace(SMALL, depth=200), Vocabulary(512, 16), 8, 0.8)
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        FlowTransformer(replace(SMALL, dim=30), VOCABULARY, 4)
 
 
 def sequences(*lengths: int) -> dict[str, torch.Tensor]:
