@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from data.example import Example, Source
 from data.pictures import by_shape, to_images
@@ -96,18 +97,19 @@ def encode_source(
             source,  # pyright: ignore[reportArgumentType]
             batch_size,
             num_workers=num_workers,
-            collate_fn=list,
+            collate_fn=_stack,  # by the workers: scenes and single pictures would take longer to send than to encode
             generator=torch.Generator(),  # else iter() would draw from the one that initialises the model
         )
-        for examples in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
-            results = [example.edit.result for example in examples if example.edit is not None]
-            pictures = [example.image for example in (*examples, *results)]
-            grids = iter(_encode(pictures, tokenizer, device, features))
-            whole = [_row(example, next(grids)) for example in examples]
-            for example, row in zip(examples, whole, strict=True):
-                if example.edit is not None:
-                    row |= {"instruction": example.edit.instruction, "edited": _row(example.edit.result, next(grids))}
-                yield row
+        for batch in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
+            told = [*batch.rows, *(row["edited"] for row in batch.rows if "edited" in row)]
+            for places, pixels in batch.pictures:
+                images = to_images(pixels.numpy()).to(device)
+                parts = {"codes": tokenizer.encode(images).cpu().numpy()}
+                if features:
+                    parts["features"] = rearrange(tokenizer.features(images), "b c h w -> b (h w c)").cpu().numpy()
+                for number, place in enumerate(places):
+                    told[place] |= {name: part[number] for name, part in parts.items()}
+            yield from batch.rows
 
     # The finished folder appears by one rename: a run that is killed while encoding leaves no half cache behind.
     beside = cache / f".{name}.{os.getpid()}"
@@ -123,26 +125,31 @@ def encode_source(
     return datasets.Dataset.load_from_disk(str(folder))
 
 
-def _row(example: Example, grid: dict[str, np.ndarray]) -> dict[str, Any]:
-    row: dict[str, Any] = {**grid, "captions": list(example.captions)}
+class _Batch(NamedTuple):
+    """What is told of examples, and their pictures."""
+
+    # of each example, with what is told of its edited picture
+    rows: list[dict[str, Any]]
+    # those of one size, with their places among all examples' pictures, behind which come the edited ones
+    pictures: list[tuple[list[int], UInt8[Tensor, "b H W 3"]]]
+
+
+def _stack(examples: Sequence[Example]) -> _Batch:
+    edits = [example.edit for example in examples if example.edit is not None]
+    pictures = [example.image for example in (*examples, *(edit.result for edit in edits))]
+    rows = [_row(example) for example in examples]
+    for example, row in zip(examples, rows, strict=True):
+        if example.edit is not None:
+            row |= {"instruction": example.edit.instruction, "edited": _row(example.edit.result)}
+    stacks = [(places, np.stack([pictures[place] for place in places])) for places in by_shape(pictures)]
+    return _Batch(rows, [(places, torch.from_numpy(stack)) for places, stack in stacks])
+
+
+def _row(example: Example) -> dict[str, Any]:
+    row: dict[str, Any] = {"captions": list(example.captions)}
     if example.questions:
         row["questions"] = [{"question": question, "answer": answer} for question, answer in example.questions]
     return row
-
-
-def _encode(
-    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], tokenizer: "ImageTokenizer", device: torch.device, features: bool
-) -> list[dict[str, np.ndarray]]:
-    """What is kept of each picture, by column; pictures of one size are encoded together."""
-    grids: dict[int, dict[str, np.ndarray]] = {}
-    for places in by_shape(pictures):
-        images = to_images(np.stack([pictures[place] for place in places])).to(device)
-        parts = {"codes": tokenizer.encode(images).cpu().numpy()}
-        if features:
-            parts["features"] = rearrange(tokenizer.features(images), "b c h w -> b (h w c)").cpu().numpy()
-        for number, place in enumerate(places):
-            grids[place] = {name: part[number] for name, part in parts.items()}
-    return [grids[place] for place in range(len(pictures))]
 
 
 def grids_of(codes: "Dataset") -> list[tuple[int, int]]:

@@ -27,6 +27,7 @@ def main() -> None:
         "--runs", type=Path, nargs="+", required=True, help="folders: image tokenizer (or a shipped model), ..., model"
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
+    parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
     parser.add_argument("--editing", nargs="*", default=[], metavar="key=value", help="the same where it edits")
     arguments = parser.parse_args()
@@ -52,7 +53,7 @@ def main() -> None:
     plantain.card = {}
     for run in arguments.runs:
         plantain.card |= {run.name: summary(run)} if (run / "checkpoint").is_dir() else _shipped(run)
-    plantain.save_pretrained(arguments.out, arguments.dtype)
+    plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
     judged = json.loads(results.read_text()) if results.exists() else None
     num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())

@@ -131,12 +131,15 @@ class Pretrained:
             from_dict(SamplingConfig, config["editing"]) if config.get("editing") else None,
         )
 
-    def save_pretrained(self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+    def save_pretrained(
+        self, folder: str | Path, dtype: Literal["fp32", "bf16"] = "fp32", max_shard_size: int | None = None
+    ) -> None:
         """Writes `config.json`, `model.safetensors` and `tokenizer.json`; all of them or, on any error, none.
 
         Args:
             folder: Their place; what is there is replaced.
             dtype: In which the transformer's weights are stored.
+            max_shard_size: Bytes of weights in one file, if they are to be divided into several.
 
         Raises:
             ValueError: The weights are rounded to 8 bits.
@@ -160,7 +163,7 @@ class Pretrained:
             "abilities": self.abilities,
             "card": self.card,
         }
-        save_folder(Path(folder), config, weights, {TEXT_FILE: self.text_tokenizer.to_json()})
+        save_folder(Path(folder), config, weights, {TEXT_FILE: self.text_tokenizer.to_json()}, max_shard_size)
 
     @property
     def device(self) -> torch.device:

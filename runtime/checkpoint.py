@@ -1,10 +1,14 @@
-"""Folders of weights: `config.json` beside `model.safetensors`, written whole or not at all, never unpickled."""
+"""Folders of weights: `config.json` beside `model.safetensors`, written whole or not at all, never unpickled.
+
+Large weights may be divided into files that an index lists, as everywhere on the Hugging Face hub.
+"""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -48,7 +53,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save_folder(
-    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor], texts: Mapping[str, str] | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    texts: Mapping[str, str] | None = None,
+    max_shard_size: int | None = None,
 ) -> None:
     """Writes a checkpoint folder.
 
@@ -57,16 +66,19 @@ def save_folder(
         config: Goes to `config.json`.
         weights: Go to `model.safetensors`.
         texts: Further files by name.
+        max_shard_size: Bytes of weights in one file, if they are to be divided into several.
     """
-    from safetensors.torch import save_file
+    from huggingface_hub import save_torch_state_dict
 
     def write(beside: Path) -> None:
         beside.mkdir()
         (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         for name, text in (texts or {}).items():
             (beside / name).write_text(text)
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, beside / WEIGHTS)
-        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)  # safetensors ignores the umask
+        own = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+        save_torch_state_dict(own, beside, max_shard_size=max_shard_size or sys.maxsize)
+        for path in beside.glob("*.safetensors"):
+            path.chmod((beside / CONFIG).stat().st_mode)  # safetensors ignores the umask
 
     write_atomic(Path(folder), write)
 
@@ -87,12 +99,18 @@ def load_folder(folder: Path, files: tuple[str, ...] = ()) -> tuple[dict[str, An
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}: check the path, or train one with train.py")
-    for name in (CONFIG, WEIGHTS, *files):
-        if not (folder / name).is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise FileNotFoundError(f"{folder} is no complete checkpoint: {name} is missing (found {found})")
     try:
-        return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+        shards = [WEIGHTS]
+        if (folder / INDEX).is_file():
+            shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        for name in (CONFIG, *shards, *files):
+            if not (folder / name).is_file():
+                found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+                raise FileNotFoundError(f"{folder} is no complete checkpoint: {name} is missing (found {found})")
+        weights = {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()}
+        return json.loads((folder / CONFIG).read_text()), weights
+    except FileNotFoundError:
+        raise
     except Exception as error:  # json and safetensors have exceptions of their own
         raise ValueError(
             f"{folder} holds a truncated or foreign checkpoint ({error}): copy or train it again"

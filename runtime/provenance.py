@@ -21,7 +21,10 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is checked out; `+` says that files differ from it."""
+    """The commit that is checked out; `+` says that files differ from it.
+
+    A copy that git does not know is of the commit that the environment's PLANTAIN_COMMIT says.
+    """
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -29,7 +32,7 @@ def commit() -> str:
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("PLANTAIN_COMMIT", "unknown")
 
 
 def _processor() -> str:

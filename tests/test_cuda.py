@@ -146,3 +146,46 @@ def test_a_twin_and_the_judges_agree_with_the_cpu():
     pixels = np.stack([np.asarray(image) for image in drawn["cpu"].images])
     left, right = (features_of(open_extractor("random", device), pixels) for device in ("cpu", "cuda"))
     torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)
+
+
+def test_pictures_have_the_same_codes_on_gpu_and_cpu():
+    """A GPU rounds what convolutions multiply to 10 bits unless it is told not to."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from data.pictures import to_images
+    from data.shapes.source import Shapes, ShapesConfig
+    from tokenizer.image import ImageTokenizer
+
+    tokenizer = ImageTokenizer.from_pretrained(Path(__file__).parent.parent / "checkpoints/shapes32")
+    source = Shapes(ShapesConfig(64, image_size=32, world="shapes32"))
+    images = to_images(np.stack([source[index].image for index in range(64)]))
+    on_cpu = tokenizer.encode(images)
+    on_gpu = tokenizer.cuda().encode(images.cuda()).cpu()
+    assert (on_cpu == on_gpu).float().mean() > 0.9995
+
+
+@pytest.mark.compile
+def test_training_compiled_in_bf16_learns_and_exports(tmp_path):
+    import json
+    from pathlib import Path
+
+    from model import Plantain
+    from runtime.loop import train
+    from train import load_runs
+
+    root = Path(__file__).parent.parent
+    config = load_runs(
+        root / "configs/unified32.yaml",
+        ["reading=null", "model.start=null", f"model.tokenizer={root / 'checkpoints/shapes32'}"]
+        + ["model.network.depth=2", "model.data.num_examples=128", "model.validation.num_examples=16"]
+        + ["model.num_samples=4", f"model.loop.out={tmp_path / 'run'}", "model.loop.num_steps=40"]
+        + ["model.loop.log_every=10", "model.loop.optimizer.warmup_steps=5"],
+    )[0]
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["part"] == "train"]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
+    drawn = Plantain.from_pretrained(tmp_path / "run/checkpoint").generate("a red circle", num_images=2)
+    assert len(drawn.images) == 2

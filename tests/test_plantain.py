@@ -284,6 +284,21 @@ def test_an_image_tokenizer_is_no_model_but_a_model_has_one(tiny: Callable, save
         type(plantain.image_tokenizer).from_pretrained(folder)
 
 
+def test_weights_divided_into_several_files_are_the_same_model(tiny: Callable, tmp_path: Path):
+    plantain, most = tiny(), 200_000
+    plantain.save_pretrained(tmp_path / "model", max_shard_size=most)
+    shards = sorted((tmp_path / "model").glob("model-*.safetensors"))
+    assert len(shards) > 1 and not (tmp_path / "model/model.safetensors").exists()
+    assert all(shard.stat().st_size < 1.1 * most for shard in shards)
+    loaded = Plantain.from_pretrained(tmp_path / "model", "cpu")
+    for name, tensor in plantain.transformer.state_dict().items():
+        assert torch.equal(tensor, loaded.transformer.state_dict()[name])
+    assert type(plantain.image_tokenizer).from_pretrained(tmp_path / "model").digest == plantain.image_tokenizer.digest
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f"no complete checkpoint: {shards[1].name} is missing"):
+        Plantain.from_pretrained(tmp_path / "model")
+
+
 def test_another_image_tokenizers_weights_are_refused(tiny: Callable, saved: Path):
     path = saved / "model.safetensors"
     weights = safetensors.torch.load_file(path)
@@ -342,7 +357,7 @@ def test_a_folder_that_can_not_be_put_in_place_leaves_the_previous_checkpoint(
 def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_else(
     tiny: Callable, saved: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ):
-    def save_file(tensors, path: Path) -> None:
+    def save_file(tensors, path: Path, **more) -> None:
         Path(path).write_bytes(b"half")
         raise failure
 
@@ -360,7 +375,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_else(
 def test_an_interrupted_save_leaves_the_previous_checkpoint(
     tiny: Callable, saved: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def save_file(tensors, path: Path) -> None:
+    def save_file(tensors, path: Path, **more) -> None:
         raise KeyboardInterrupt
 
     before = contents(saved.parent)

@@ -67,7 +67,8 @@ class ImageTokenizer(nn.Module):
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """What becomes codes when it is rounded, in fp32; raises as `encode` does."""
         self.check_size(*images.shape[-2:])
-        with torch.autocast(images.device.type, enabled=False):
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # it would round fp32 to 10 bits
+        with torch.autocast(images.device.type, enabled=False), exact:
             return self.encoder(images.float())
 
     @torch.no_grad()
