@@ -1,7 +1,8 @@
 """Requests to pictures: batches of them are drawn by model.generate, and their codes painted."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
@@ -170,15 +171,17 @@ def _stream(
     first = 0
     for batch in batches:
         shown = [0] * len(batch)
-        for codes, counts in _drawn(model, batch, decoding, window):
-            for row, count in enumerate(counts.tolist()):
-                rows, columns = batch[row].grid
-                ready = count // columns
-                if ready > shown[row] and (ready - shown[row] >= preview_rows or ready == rows):
-                    shown[row] = ready
-                    image = _preview(model, codes[row, : ready * columns].view(ready, columns), rows)
-                    final = codes[row, :count].cpu().numpy()
-                    yield Progress(first + row, final, image, ready == rows)
+        # Who gives up a stream closes this generator alone; some Pythons would keep the one within until it is freed.
+        with closing(_drawn(model, batch, decoding, window)) as drawings:
+            for codes, counts in drawings:
+                for row, count in enumerate(counts.tolist()):
+                    rows, columns = batch[row].grid
+                    ready = count // columns
+                    if ready > shown[row] and (ready - shown[row] >= preview_rows or ready == rows):
+                        shown[row] = ready
+                        image = _preview(model, codes[row, : ready * columns].view(ready, columns), rows)
+                        final = codes[row, :count].cpu().numpy()
+                        yield Progress(first + row, final, image, ready == rows)
         first += len(batch)
 
 
@@ -194,7 +197,7 @@ def _drawn(
     decoding: Decoding,
     window: int | None,
     memory: Memory | None = None,
-) -> Iterator[Drawn]:
+) -> Generator[Drawn, None, None]:
     if decoding not in get_args(Decoding):
         raise ValueError(f"decoding is {decoding!r}, but must be one of {', '.join(get_args(Decoding))}")
     if decoding == "sequential":

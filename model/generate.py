@@ -13,7 +13,7 @@ would alone.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -372,7 +372,7 @@ def draw_images(
     table: Int[Tensor, " size"] | None = None,
     engine: "Engine | None" = None,
     memory: Memory | None = None,
-) -> Iterator[Drawn]:
+) -> Generator[Drawn, None, None]:
     """Draws one image for every request.
 
     Args:

@@ -249,8 +249,8 @@ class NextIdObjective:
         return [pixels[place] for place in range(len(examples))]
 
     def plantain(self, transformer: Transformer) -> Plantain:
-        card, device = {"config": to_dict(self.config)}, transformer.head.weight.device
-        parts = transformer, self.image_tokenizer, self.text_tokenizer, self.config.recipe, self.grids, card, self.draft.to(device)
+        card, guesses = {"config": to_dict(self.config)}, self.draft.to(transformer.head.weight.device)
+        parts = transformer, self.image_tokenizer, self.text_tokenizer, self.config.recipe, self.grids, card, guesses
         abilities = [name for name in TASKS if getattr(self.config.mixture, name)]
         return Plantain(*parts, abilities, self.config.editing)
 
