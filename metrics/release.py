@@ -1,9 +1,10 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
     python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/{tokenizer,decoder,model}
-    python -m metrics.release checkpoints/unified32 --runs checkpoints/shapes32 runs/unified32/model
+    python -m metrics.release checkpoints/unified64 --runs checkpoints/shapes runs/{unified64-gpu,unified64}/model
 
-A shipped checkpoint in the place of runs brings its image tokenizer and what its own card says.
+A shipped checkpoint in the place of runs brings its image tokenizer and what its own card says of it; and of the model,
+if one of the runs began as that. Models before the last go by the names of their runs' outer folders.
 Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
 """
 
@@ -50,9 +51,15 @@ def main() -> None:
     plantain.recipe = _changed(plantain.recipe, arguments.recipe)
     if arguments.editing:
         plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
+    summaries = {run: summary(run) for run in arguments.runs if (run / "checkpoint").is_dir()}
+    begun_as = {Path(start) for each in summaries.values() if (start := each["config"].get("start"))}
     plantain.card = {}
     for run in arguments.runs:
-        plantain.card |= {run.name: summary(run)} if (run / "checkpoint").is_dir() else _shipped(run)
+        if run in summaries:
+            name = run.parent.name if run.name == "model" and run != model else run.name
+            plantain.card[name] = summaries[run]
+        else:
+            plantain.card |= _shipped(run, whole=run in begun_as)
     plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
     results = RESULTS / f"adherence-{arguments.out.name}.json"
     judged = json.loads(results.read_text()) if results.exists() else None
@@ -70,10 +77,11 @@ def _changed(sampling: "SamplingConfig", pairs: Sequence[str]) -> "SamplingConfi
     return from_dict(type(sampling), to_dict(sampling) | changes)
 
 
-def _shipped(folder: Path) -> dict[str, Any]:
-    """What a shipped checkpoint's card says of its runs; its model goes by the checkpoint's name."""
+def _shipped(folder: Path, whole: bool) -> dict[str, Any]:
+    """What a shipped checkpoint's card says of its image tokenizer, or of all; its model goes by the folder's name."""
     card = json.loads((folder / "config.json").read_text()).get("card", {})
-    return {folder.name if part == "model" else part: run for part, run in card.items()}
+    parts = card if whole else [part for part in card if part in ("tokenizer", "decoder")]
+    return {folder.name if part == "model" else part: card[part] for part in parts}
 
 
 def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str, Any] | None) -> str:

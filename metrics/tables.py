@@ -72,8 +72,8 @@ def adherence(checkpoint: str) -> str:
 def best(checkpoint: str) -> str:
     """What it brings to draw several pictures of a prompt and to keep the one that the model itself finds best."""
     rows, notes = [], []
-    for name in (checkpoint, f"{checkpoint}-best", f"{checkpoint}-auto"):
-        result = _read(f"adherence-{name}")
+    names = (f"adherence-{name}" for name in (checkpoint, f"{checkpoint}-best", f"{checkpoint}-auto"))
+    for result in (_read(name) for name in names if (RESULTS / f"{name}.json").exists()):
         figures, settings = result["figures"]["test"], result["config"]["settings"]
         label = f"best of {settings['best_of']}" if "best_of" in settings else "one picture"
         label += ", fewer where it feels sure" if settings.get("effort") == "auto" else ""

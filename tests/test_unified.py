@@ -1,12 +1,13 @@
 """A model learns several abilities from one set of examples, and can go on from what another has learnt."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from metrics.release import main
+from metrics.release import _shipped, main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
 from model.sampling import SamplingConfig
@@ -79,6 +80,14 @@ def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its
     assert again.editing == SamplingConfig(guidance=3.0, temperature=0.5)
     assert again.image_tokenizer.digest == shipped.image_tokenizer.digest
     assert "- **first**: 2 steps" in Path("again/README.md").read_text()
+
+
+def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path: Path):
+    card = {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}, "model": {"steps": 3}}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.json").write_text(json.dumps({"card": card}))
+    assert _shipped(tmp_path / "old", whole=False) == {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}}
+    assert list(_shipped(tmp_path / "old", whole=True)) == ["tokenizer", "decoder", "old"]
 
 
 def test_what_another_model_knows_is_taken_over_piece_of_text_by_piece(folder: Path, first: Path):
