@@ -25,6 +25,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def multiplies_in_bf16(device: torch.device) -> bool:
+    """Whether torch has more than a plain loop there for products of bf16 matrices. On a CPU with AVX2 at best it has
+    not, and a compiled training step took 55 times as long as in fp32 (EPYC 7003, torch 2.13)."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated; None where nobody can tell."""
     if device.type == "cuda":

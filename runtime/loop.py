@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from data.loader import StepSampler, step_loader
 from runtime.checkpoint import write_atomic
 from runtime.config import load_config, save_config
+from runtime.device import multiplies_in_bf16
 from runtime.ema import EMA
 from runtime.optimizer import OptimizerConfig, build_optimizers
 from runtime.provenance import commit, machine
@@ -136,6 +138,12 @@ def train(config: Training) -> Path:
     if accelerator.num_processes != world:
         raise ValueError(f"launched as {world} processes, but they do not see each other: launch with torchrun")
     if accelerator.is_main_process:
+        if loop.precision == "bf16" and not multiplies_in_bf16(accelerator.device):
+            warnings.warn(
+                "this CPU has no units for bf16 and would take many times as long as in fp32: stop, and set "
+                "precision=fp32 for the loop",
+                stacklevel=2,
+            )
         _claim(out, config)
     if loop.trackers:
         accelerator.init_trackers(out.name)

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -162,6 +163,16 @@ def test_bf16_learns_as_fp32_does_but_for_rounding(kind: str, model_training: Ca
     assert rounded == pytest.approx(exact, rel=0.03) and rounded != exact
     state = torch.load(tmp_path / "bf16" / "state.pt", weights_only=True)
     assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
+
+
+def test_bf16_where_a_cpu_has_no_units_for_it_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match="set precision=fp32"):
+        train(tokenizer_training(tmp_path / "narrow", num_steps=1, precision="bf16"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with warnings.catch_warnings(record=True) as caught:
+        train(tokenizer_training(tmp_path / "wide", num_steps=1, precision="bf16"))
+    assert not [warning for warning in caught if "precision" in str(warning.message)]
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):
