@@ -1,7 +1,7 @@
 """What a model of one stream can do, judged exactly on captioned shapes: edit, describe, answer, fill holes, converse.
 
-    python -m metrics.abilities checkpoints/shapes32
-    python -m metrics.abilities checkpoints/shapes32 --splits val --num-cases 200 --abilities edit ask
+    python -m metrics.abilities checkpoints/unified64
+    python -m metrics.abilities checkpoints/unified64 --splits val --num-cases 200 --abilities edit ask
 
 What it draws of prompts is judged by metrics.adherence. The pictures that it reads here are true ones, passed through
 its image tokenizer; a dialogue goes on with what it drew itself. Each ability's share counts only what is wholly right.

@@ -1,7 +1,7 @@
 """How much of what a prompt states is true of the picture: on captioned shapes, exactly, without learned judges.
 
     python -m metrics.adherence checkpoints/shapes32
-    python -m metrics.adherence checkpoints/shapes --splits test pair --num-prompts 200 --seed 1
+    python -m metrics.adherence checkpoints/unified64 --splits test pair --num-prompts 200 --seed 1
 
 For every split: the share of pictures with every stated fact right, that of each kind of fact, and the ceiling, which
 is what the image tokenizer alone leaves right of the true pictures.

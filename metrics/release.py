@@ -1,11 +1,12 @@
 """From a finished run to a checkpoint that ships: smaller weights, and a card that says where they come from.
 
     python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/{tokenizer,decoder,model}
-    python -m metrics.release checkpoints/unified64 --runs checkpoints/shapes runs/{unified64-gpu,unified64}/model
+    python -m metrics.release checkpoints/unified64 --runs checkpoints/shapes32 runs/unified32/model
+    python -m metrics.release checkpoints/unified64
 
 A shipped checkpoint in the place of runs brings its image tokenizer and what its own card says of it; and of the model,
 if one of the runs began as that. Models before the last go by the names of their runs' outer folders.
-Run it again after `metrics.adherence` has judged the shipped checkpoint, and the card holds its figures.
+Without runs, only the card of what ships is written anew, with what `metrics.adherence` and `metrics.abilities` found.
 """
 
 import argparse
@@ -14,9 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metrics.record import RESULTS
 from runtime.checkpoint import write_atomic
 
 if TYPE_CHECKING:
+    from model import Plantain
     from model.sampling import SamplingConfig
 
 
@@ -25,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="folders: image tokenizer (or a shipped model), ..., model"
+        "--runs", type=Path, nargs="+", help="folders: image tokenizer (or a shipped model), ..., model"
     )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
@@ -33,40 +36,51 @@ def main() -> None:
     parser.add_argument("--editing", nargs="*", default=[], metavar="key=value", help="the same where it edits")
     arguments = parser.parse_args()
 
-    from metrics.record import RESULTS
+    from model import Plantain
+
+    if arguments.runs is None:
+        plantain = Plantain.from_pretrained(arguments.out, "cpu")
+    elif len(arguments.runs) < 2:
+        parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")
+    else:
+        try:
+            plantain = _gathered(arguments.runs)
+        except ValueError as error:
+            parser.error(str(error))
+        plantain.recipe = _changed(plantain.recipe, arguments.recipe)
+        if arguments.editing:
+            plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
+        plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
+    num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())
+    text = _card(arguments.out.name, plantain.card, num_parameters)
+    write_atomic(arguments.out / "README.md", lambda beside: beside.write_text(text))
+    print(f"wrote {arguments.out}")
+
+
+def _gathered(runs: Sequence[Path]) -> "Plantain":
+    """The last run's model, with the image tokenizer of the last before it and a card of all."""
     from metrics.runs import summary
     from model import Plantain
     from tokenizer.image import ImageTokenizer
 
-    if len(arguments.runs) < 2:
-        parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")
-    *before, model = arguments.runs
+    *before, model = runs
     last_tokenizer = before[-1]
     plantain = Plantain.from_pretrained(model / "checkpoint", "cpu", "fp32")
     trained = last_tokenizer / "checkpoint"
     image_tokenizer = ImageTokenizer.from_pretrained(trained if trained.is_dir() else last_tokenizer)
     if image_tokenizer.digest != plantain.image_tokenizer.digest:
-        parser.error(f"{last_tokenizer} makes other codes than those that {model} learned")
+        raise ValueError(f"{last_tokenizer} makes other codes than those that {model} learned")
     plantain.image_tokenizer = image_tokenizer
-    plantain.recipe = _changed(plantain.recipe, arguments.recipe)
-    if arguments.editing:
-        plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
-    summaries = {run: summary(run) for run in arguments.runs if (run / "checkpoint").is_dir()}
+    summaries = {run: summary(run) for run in runs if (run / "checkpoint").is_dir()}
     begun_as = {Path(start) for each in summaries.values() if (start := each["config"].get("start"))}
     plantain.card = {}
-    for run in arguments.runs:
+    for run in runs:
         if run in summaries:
             name = run.parent.name if run.name == "model" and run != model else run.name
             plantain.card[name] = summaries[run]
         else:
             plantain.card |= _shipped(run, whole=run in begun_as)
-    plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
-    results = RESULTS / f"adherence-{arguments.out.name}.json"
-    judged = json.loads(results.read_text()) if results.exists() else None
-    num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())
-    text = _card(arguments.out.name, plantain.card, num_parameters, judged)
-    write_atomic(arguments.out / "README.md", lambda beside: beside.write_text(text))
-    print(f"wrote {arguments.out}")
+    return plantain
 
 
 def _changed(sampling: "SamplingConfig", pairs: Sequence[str]) -> "SamplingConfig":
@@ -84,7 +98,7 @@ def _shipped(folder: Path, whole: bool) -> dict[str, Any]:
     return {folder.name if part == "model" else part: card[part] for part in parts}
 
 
-def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str, Any] | None) -> str:
+def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
     lines = [f"# {name}", ""]
     lines += [f"A Plantain checkpoint: a transformer of {num_parameters:,} parameters with its image tokenizer.", ""]
     for part, run in card.items():
@@ -101,12 +115,24 @@ def _card(name: str, card: dict[str, Any], num_parameters: int, judged: dict[str
         "",
         "The whole configs of these runs stand in `config.json` under `card`.",
     ]
-    if judged is not None:
+    if (judged := _result(f"adherence-{name}")) is not None:
         lines += ["", f"Prompt adherence (`{judged['command']}`, seed {judged['seed']}):", ""]
         lines += ["| split | all facts right | ceiling |", "|---|---:|---:|"]
         for split, figures in judged["figures"].items():
             lines.append(f"| {split} | {figures['adherence']:.1%} | {figures['ceiling']:.1%} |")
+    if (judged := _result(f"abilities-{name}")) is not None:
+        lines += ["", f"Wholly right (`{judged['command']}`, seed {judged['seed']}):", ""]
+        names = list(next(iter(judged["figures"].values())))
+        lines += [f"| split | {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
+        for split, figures in judged["figures"].items():
+            shares = " | ".join(f"{figures[ability]['right']:.1%}" for ability in names)
+            lines.append(f"| {split} | {shares} |")
     return "\n".join(lines) + "\n"
+
+
+def _result(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 if __name__ == "__main__":

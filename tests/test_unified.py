@@ -80,6 +80,16 @@ def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its
     assert again.editing == SamplingConfig(guidance=3.0, temperature=0.5)
     assert again.image_tokenizer.digest == shipped.image_tokenizer.digest
     assert "- **first**: 2 steps" in Path("again/README.md").read_text()
+    # the runs may be gone by the time that it is judged
+    Path("docs/results").mkdir(parents=True)
+    judged = {"command": "python -m metrics.abilities again", "seed": 0, "figures": {"test": {"ask": {"right": 0.75}}}}
+    Path("docs/results/abilities-again.json").write_text(json.dumps(judged))
+    weights = Path("again/model.safetensors").read_bytes()
+    monkeypatch.setattr("sys.argv", ["release", "again"])
+    main()
+    text = Path("again/README.md").read_text()
+    assert "- **first**: 2 steps" in text and "| test | 75.0% |" in text
+    assert Path("again/model.safetensors").read_bytes() == weights
 
 
 def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path: Path):
