@@ -187,9 +187,9 @@ def test_the_demos_pictures_show_what_their_prompts_say():
     from data.shapes.scene import WORLDS
     from model import Plantain
 
-    drawn = Plantain.from_pretrained(sample.DRAWS, "cpu").generate(sample.DEMO)
+    drawn = Plantain.from_pretrained(sample.SHIPPED, "cpu").generate(sample.DEMO)
     for prompt, image in zip(sample.DEMO, drawn.images, strict=True):
-        verdict = check(np.asarray(image), parse_caption(prompt), WORLDS["shapes32"])
+        verdict = check(np.asarray(image), parse_caption(prompt), WORLDS["shapes64"])
         assert verdict.ok, (prompt, verdict)
 
 
