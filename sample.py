@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="compile first: wait a minute, then draw sooner")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
     parser.add_argument("--scale", type=int, help="enlargement of each pixel in the PNG (default: to about 256)")
-    parser.add_argument("--out", type=Path, help="the PNG to write (default: a new file in outputs/)")
+    parser.add_argument(
+        "--out", type=Path, help="the PNG to write (default: a new file in outputs/); of --chat, all together"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     return parser
 
@@ -200,13 +202,17 @@ def _save(out: Path, result: Any, arguments: argparse.Namespace, prompts: list[s
 
 
 def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
-    """A conversation, a line at a time, until the lines end; `--image` is shown before the first."""
+    """A conversation, a line at a time, until the lines end; `--image` is shown before the first. With `--out` all its
+    pictures stand on one sheet as well, each above what was said to get it and about it."""
+    sheet = _free_path(arguments.out, "", arguments.seed, arguments.overwrite) if arguments.out else None
     chat = plantain.chat(_parse_size(arguments.size), arguments.seed)
     shown, prompt = arguments.image or [], "> " if lines.isatty() else ""
+    drawn: list[Any] = []
+    told: list[str] = []
     print(prompt, end="", flush=True)
-    for said in lines:
+    for said in map(str.strip, lines):
         try:
-            reply = chat.say(said, shown) if said.strip() else None
+            reply = chat.say(said, shown) if said else None
         except ValueError as error:  # the conversation stays as it was
             print(f"({error})")
             reply = None
@@ -215,17 +221,23 @@ def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
             if reply.text:
                 print(reply.text)
             if reply.image is not None:
-                print(_keep(reply.image, said, arguments))
+                drawn.append(reply.image)
+                told.append(said)
+                out = _free_path(None, said, arguments.seed, overwrite=False)
+                _keep(out, drawn[-1:], [], {"prompt": said}, arguments.scale)
+                print(out)
+            elif told:
+                told[-1] += f"\n{said} {reply.text}"
+            if sheet and drawn:
+                _keep(sheet, drawn, told, {"prompt": "\n".join(told)}, arguments.scale)
         print(prompt, end="", flush=True)
 
 
-def _keep(image: Any, said: str, arguments: argparse.Namespace) -> Path:
-    """Writes one picture of a conversation."""
+def _keep(out: Path, images: list[Any], labels: list[str], facts: dict[str, str], scale: int | None) -> None:
+    """Writes pictures of a conversation."""
     from data.pictures import save_sheet
 
-    out = _free_path(None, said, arguments.seed, overwrite=False)
-    save_sheet(out, [image], [], arguments.scale or max(1, 256 // image.width), {"prompt": said.strip()})
-    return out
+    save_sheet(out, images, labels, scale or max(1, 256 // images[0].width), facts, columns=4)
 
 
 def _free_path(out: Path | None, prompt: str, seed: int, overwrite: bool) -> Path:

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,22 @@ def grid(pixels: Iterable[UInt8[np.ndarray, "_ _ 3"]], columns: int | None = Non
 
 
 def save_sheet(
-    path: Path, images: Sequence[Image.Image], labels: Sequence[str], scale: int, facts: Mapping[str, str]
+    path: Path,
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    scale: int,
+    facts: Mapping[str, str],
+    columns: int | None = None,
 ) -> None:
     """Writes pictures as one PNG, enlarged without smoothing, each above its label.
 
     Args:
         path: Written whole or not at all.
         images: Of one size.
-        labels: One for each picture, or none at all.
+        labels: One for each picture, of one or more lines, or none at all.
         scale: Pixels of the PNG for each of a picture's, along each axis.
         facts: Kept in the PNG's text fields.
+        columns: At most so many beside one another; by default as many as below one another.
 
     Raises:
         ValueError: The scale is below one.
@@ -80,7 +87,8 @@ def save_sheet(
         raise ValueError(f"scale is {scale}, but must be at least 1")
     width, height = images[0].width * scale, images[0].height * scale
     font: Any = ImageFont.load_default(size=max(10, width // 22))
-    wrapped = [textwrap.wrap(label, width=max(8, int(width / font.getlength("n")))) for label in labels]
+    wrap = partial(textwrap.wrap, width=max(8, int(width / font.getlength("n"))))
+    wrapped = [[part for row in label.splitlines() for part in wrap(row)] for label in labels]
     line = round(font.size * 1.25)
     below = line * max(map(len, wrapped), default=0) + (8 if labels else 0)
     tiles = []
@@ -93,5 +101,5 @@ def save_sheet(
     metadata = PngInfo()
     for name, value in facts.items():
         metadata.add_itxt(name, value)
-    sheet = grid(tiles, gap=8 if labels else 2)
+    sheet = grid(tiles, columns, gap=8 if labels else 2)
     write_atomic(path, lambda beside: sheet.save(beside, format="PNG", pnginfo=metadata))

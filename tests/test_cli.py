@@ -159,10 +159,11 @@ def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
 ):
     monkeypatch.setattr("model.reading.MOST_WRITTEN", 8)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n" + "why " * 120 + "\nonce more\n"))
-    status, printed, _ = call(sample, "--chat", "--image", "in.png", "--checkpoint", talker)
+    status, printed, _ = call(sample, "--chat", "--image", "in.png", "--checkpoint", talker, "--out", "all.png")
     assert status == 0 and len(re.findall(r"^\((?:a conversation|\d+ ids|a prompt)", printed, re.MULTILINE)) == 1
     assert len(printed.splitlines()) >= 3
-    assert all(Path(path).exists() for path in re.findall(r"outputs/\S+\.png", printed))
+    drawn = re.findall(r"outputs/\S+\.png", printed)
+    assert all(Path(path).exists() for path in drawn) and Path("all.png").exists() == bool(drawn)
 
 
 @pytest.mark.parametrize(
