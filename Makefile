@@ -9,13 +9,19 @@ INSTALLED := $(VENV)/.installed
 # the packages whose shape and type annotations the tests check while they run
 CHECKED := data,tokenizer,model,diffusion,runtime,tasks,metrics,study
 
-.PHONY: demo test lint
+.PHONY: demo test test-compiled test-checked lint
 demo: $(INSTALLED)
 	$(VENV)/bin/python sample.py --demo
 
-# Code under the checking hook can't be compiled, hence two calls.
+# Code under the checking hook can't be compiled, hence two calls; they run beside each other, a thread each.
+test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
+	$(MAKE) --jobs=2 test-compiled test-checked
+
+test-compiled:
 	$(VENV)/bin/pytest -q -m "not slow and compile"
+
+test-checked:
 	$(VENV)/bin/pytest -q -m "not slow and not compile" --jaxtyping-packages=$(CHECKED),beartype.beartype
 
 lint: $(INSTALLED)

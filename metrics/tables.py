@@ -54,19 +54,20 @@ def fill(text: str) -> str:
     return _BLOCK.sub(table, text)
 
 
-def adherence(checkpoint: str) -> str:
-    """Prompt adherence of a shipped checkpoint, by split."""
-    result = _read(f"adherence-{checkpoint}")
+def adherence(*names: str) -> str:
+    """Prompt adherence of a shipped checkpoint, by split; its figures may stand in several results."""
     kinds = ("count", "shape", "colour", "size", "relation", "corner", "background")
     header = ["prompts", "all facts right", "ceiling", *kinds]
-    rows = []
-    for split, figures in result["figures"].items():
-        shares = [_percent(figures["facts"].get(kind, {}).get("share")) for kind in kinds]
-        label = f"`{split}`: {_MEANING.get(split, split)}"
-        rows.append([label, _percent(figures["adherence"]), _percent(figures["ceiling"]), *shares])
-    prompts = next(iter(result["figures"].values()))["num_prompts"]
-    note = f"{prompts:,} prompts a split, one picture each, seed {result['seed']}; `{result['command']}`"
-    return _markdown(header, rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.\n"
+    rows, notes = [], []
+    for result in (_read(f"adherence-{name}") for name in names):
+        for split, figures in result["figures"].items():
+            shares = [_percent(figures["facts"].get(kind, {}).get("share")) for kind in kinds]
+            label = f"`{split}`: {_MEANING.get(split, split)}"
+            rows.append([label, _percent(figures["adherence"]), _percent(figures["ceiling"]), *shares])
+        prompts = next(iter(result["figures"].values()))["num_prompts"]
+        note = f"{prompts:,} prompts a split, one picture each, seed {result['seed']}; `{result['command']}`"
+        notes.append(f"{note}, commit {result['commit']}, {_machine(result)}")
+    return _markdown(header, rows) + f"\n{'. '.join(notes)}.\n"
 
 
 def best(checkpoint: str) -> str:
@@ -134,18 +135,20 @@ def length(*models: str) -> str:
     return _markdown(["model", "grid", "codes", "time of a code", "bytes of a pass"], rows) + f"\n{'; '.join(notes)}.\n"
 
 
-def abilities(checkpoint: str) -> str:
-    """What a checkpoint of one stream can do, by split."""
-    result = _read(f"abilities-{checkpoint}")
-    names = list(next(iter(result["figures"].values())))
-    rows = []
-    for split, figures in result["figures"].items():
-        label = f"`{split}`: {_MEANING.get(split, split)}"
-        rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in names)])
-    note = f"{result['config']['num_cases']:,} cases of each, seed {result['seed']}; `{result['command']}`"
-    chance = result["figures"].get("test", {}).get("ask", {}).get("chance")
-    guess = "" if chance is None else f" Answers that have not seen the picture would be right in {_percent(chance)}."
-    return _markdown(["cases", *names], rows) + f"\n{note}, commit {result['commit']}, {_machine(result)}.{guess}\n"
+def abilities(*names: str) -> str:
+    """What a checkpoint of one stream can do, by split; its figures may stand in several results."""
+    rows, notes, chances = [], [], []
+    abilities = list(next(iter(_read(f"abilities-{names[0]}")["figures"].values())))
+    for result in (_read(f"abilities-{name}") for name in names):
+        for split, figures in result["figures"].items():
+            label = f"`{split}`: {_MEANING.get(split, split)}"
+            rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in abilities)])
+            if "ask" in figures:
+                chances.append(f"{_percent(figures['ask']['chance'])} of `{split}`")
+        note = f"{result['config']['num_cases']:,} cases of each, seed {result['seed']}; `{result['command']}`"
+        notes.append(f"{note}, commit {result['commit']}, {_machine(result)}")
+    guess = f" Answers that have not seen the picture would be right in {', '.join(chances)}." if chances else ""
+    return _markdown(["cases", *abilities], rows) + f"\n{'. '.join(notes)}.{guess}\n"
 
 
 def ablations(name: str) -> str:
