@@ -368,7 +368,7 @@ def test_jacobi_draws_what_sequential_decoding_draws(
     wanted = [Wanted(text(*range(number % 4)), 1, number) for number in range(4)]
     for grid in ((3, 4), (1, 7), (5, 1)):
         expected = codes_of(transformer, TEN, wanted, grid, **settings)
-        for window in (2, 3, 5, 12, 40):
+        for window in (2, 5, 40):
             assert torch.equal(codes_of(transformer, TEN, wanted, grid, window, table, **settings), expected)
 
 
