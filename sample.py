@@ -197,13 +197,14 @@ def _save(out: Path, result: Any, arguments: argparse.Namespace, prompts: list[s
     facts |= {name: str(given) for name in ("mask", "negative") if (given := getattr(arguments, name))}
     if arguments.image:
         facts["image"] = "\n".join(map(str, arguments.image))
-    scale = max(1, 256 // result.images[0].width) if arguments.scale is None else arguments.scale
-    save_sheet(out, result.images, labels, scale, facts | {"checkpoint": str(arguments.checkpoint)})
+    save_sheet(out, result.images, labels, arguments.scale, facts | {"checkpoint": str(arguments.checkpoint)})
 
 
 def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
     """A conversation, a line at a time, until the lines end; `--image` is shown before the first. With `--out` all its
     pictures stand on one sheet as well, each above what was said to get it and about it."""
+    from data.pictures import save_sheet
+
     sheet = _free_path(arguments.out, "", arguments.seed, arguments.overwrite) if arguments.out else None
     chat = plantain.chat(_parse_size(arguments.size), arguments.seed)
     shown, prompt = arguments.image or [], "> " if lines.isatty() else ""
@@ -224,20 +225,13 @@ def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
                 drawn.append(reply.image)
                 told.append(said)
                 out = _free_path(None, said, arguments.seed, overwrite=False)
-                _keep(out, drawn[-1:], [], {"prompt": said}, arguments.scale)
+                save_sheet(out, [reply.image], [], arguments.scale, {"prompt": said})
                 print(out)
             elif told:
                 told[-1] += f"\n{said} {reply.text}"
             if sheet and drawn:
-                _keep(sheet, drawn, told, {"prompt": "\n".join(told)}, arguments.scale)
+                save_sheet(sheet, drawn, told, arguments.scale, {"prompt": "\n".join(told)}, columns=4)
         print(prompt, end="", flush=True)
-
-
-def _keep(out: Path, images: list[Any], labels: list[str], facts: dict[str, str], scale: int | None) -> None:
-    """Writes pictures of a conversation."""
-    from data.pictures import save_sheet
-
-    save_sheet(out, images, labels, scale or max(1, 256 // images[0].width), facts, columns=4)
 
 
 def _free_path(out: Path | None, prompt: str, seed: int, overwrite: bool) -> Path:

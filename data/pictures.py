@@ -66,7 +66,7 @@ def save_sheet(
     path: Path,
     images: Sequence[Image.Image],
     labels: Sequence[str],
-    scale: int,
+    scale: int | None,
     facts: Mapping[str, str],
     columns: int | None = None,
 ) -> None:
@@ -76,13 +76,14 @@ def save_sheet(
         path: Written whole or not at all.
         images: Of one size.
         labels: One for each picture, of one or more lines, or none at all.
-        scale: Pixels of the PNG for each of a picture's, along each axis.
+        scale: Pixels of the PNG for each of a picture's, along each axis; None makes a picture about 256 wide.
         facts: Kept in the PNG's text fields.
         columns: At most so many beside one another; by default as many as below one another.
 
     Raises:
         ValueError: The scale is below one.
     """
+    scale = max(1, 256 // images[0].width) if scale is None else scale
     if scale < 1:
         raise ValueError(f"scale is {scale}, but must be at least 1")
     width, height = images[0].width * scale, images[0].height * scale

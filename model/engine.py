@@ -97,7 +97,7 @@ def _compile() -> Callable[..., None]:
 
 
 def _capture(session: Session, run: Run, window: int) -> torch.cuda.CUDAGraph:
-    """A graph of one pass over this session; what the session held is restored."""
+    """A graph of one pass; what the tensors held that it works on is restored."""
     held = [tensor.clone() for tensor in _tensors(session)]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -27,7 +27,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def multiplies_in_bf16(device: torch.device) -> bool:
     """Whether torch has more than a plain loop there for products of bf16 matrices. On a CPU with AVX2 at best it has
-    not, and a compiled training step took 55 times as long as in fp32 (EPYC 7003, torch 2.13)."""
+    not, and a training step took 55 times as long as in fp32 (EPYC 7003, torch 2.13)."""
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 

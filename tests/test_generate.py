@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -366,10 +367,13 @@ def test_jacobi_draws_what_sequential_decoding_draws(
     table = learn(np.random.default_rng(0).integers(0, 10, (50, 4, 4))) if drafted else None
     transformer = tiny_transformer(TEN.size, seed=3, positions=positions, loudness=1.0)
     wanted = [Wanted(text(*range(number % 4)), 1, number) for number in range(4)]
-    for grid in ((3, 4), (1, 7), (5, 1)):
-        expected = codes_of(transformer, TEN, wanted, grid, **settings)
-        for window in (2, 5, 40):
-            assert torch.equal(codes_of(transformer, TEN, wanted, grid, window, table, **settings), expected)
+    requests = [one for grid in ((3, 4), (1, 7), (5, 1)) for one in requests_of(wanted, grid, **settings)]
+    expected = last(draw_images(transformer, TEN, requests)).codes
+    for window in (2, 3, 5, 12, 40):
+        drawn = last(draw_images(transformer, TEN, requests, window, table)).codes
+        for request, codes, same in zip(requests, drawn, expected, strict=True):
+            size = math.prod(request.grid)
+            assert torch.equal(codes[:size], same[:size])
 
 
 def test_a_draft_that_knows_the_pictures_saves_passes(tiny_transformer: Callable):

@@ -23,7 +23,7 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_batched_alone_sequential_jacobi_and_streamed_pictures_are_the_same(count: int):
     plantain = Plantain.from_pretrained(CHECKPOINT, "cpu", "fp32")
     shapes = open_source(ShapesConfig(num_examples=count, split="val", image_size=32, world="shapes32", seed=3))
