@@ -202,7 +202,8 @@ def study(name: str) -> str:
     result = _read(f"study-{name}")
     contest, tests = result["plan"]["contests"][0]["name"], list(result["truth"])
     extractor, smallest = result["extractors"][-1], min(row["batch_size"] for row in result["cost"])
-    header = ["contender", *(f"adherence, `{test}`" for test in tests), f"FD-{extractor}", "passes", "GFLOP a picture"]
+    verdict = result.get("verdict", "adherence")
+    header = ["contender", *(f"{verdict}, `{test}`" for test in tests), f"FD-{extractor}", "passes", "GFLOP a picture"]
     header += ["time, alone", f"time, {max(row['batch_size'] for row in result['cost'])} at once"]
     rows = []
     for contender, ways in (("autoregression", ("sequential", "jacobi")), ("diffusion", ("best",))):

@@ -16,9 +16,11 @@ def main() -> None:
     parser.add_argument("plan", type=Path, help="YAML file, such as one of configs/study/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     parser.add_argument("--contests", nargs="+", help="only these of the plan's; the others may follow later")
-    parser.add_argument("--docs", type=Path, help="a folder that is to have the report too, as study.md")
+    parser.add_argument("--docs", type=Path, help="a file for the report as Markdown, such as docs/study.md")
     parser.add_argument("--report-only", action="store_true", help="compute the report of finished cells anew")
     arguments, more = parser.parse_known_args()
+    if arguments.docs and arguments.docs.suffix != ".md":
+        parser.error(f"--docs is {arguments.docs}, but the report there is Markdown: end its name in .md")
 
     from runtime.config import load_config
     from study.contests import Study

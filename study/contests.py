@@ -151,7 +151,7 @@ class Study(Cells):
                     "caption": source[place].captions[0],
                     "codes": grid.tolist(),
                     "copied": grid.astype(np.uint16).tobytes() in known,
-                    **self._verdict(source, place, pixels),
+                    **self.verdict(source, place, pixels),
                 }
 
     def paint(self, codes: torch.Tensor) -> np.ndarray:
@@ -175,7 +175,7 @@ class Study(Cells):
         for settings in contender.tried(self.plan):
             result = contender.draw(model, prompts, settings, seed=_TUNING_SEED, first=range(len(prompts)), size=size)
             pixels = np.stack([np.asarray(image) for image in result.images])
-            right = [self._verdict(source, place, picture)["ok"] for place, picture in enumerate(pixels)]
+            right = [self.verdict(source, place, picture)["ok"] for place, picture in enumerate(pixels)]
             found = {"settings": to_dict(settings), "score": float(np.mean(right)), "ok": right}
             if self.plan.tuned_by == "frechet":
                 true = np.stack([source[index].image for index in range(len(source))])
@@ -202,7 +202,7 @@ class Study(Cells):
                 "sample": number % count,
                 "codes": codes.tolist(),
                 "copied": codes.astype(np.uint16).tobytes() in known,
-                **self._verdict(source, number // count, np.asarray(image)),
+                **self.verdict(source, number // count, np.asarray(image)),
             }
 
     def _match(self, contest: Contest) -> Lines:
@@ -245,7 +245,7 @@ class Study(Cells):
                 peak = peak_bytes(runs[key], self.device)
                 yield line | {"seconds": taken[key], "peak_bytes": peak}
 
-    def _verdict(self, source: Any, index: int, pixels: np.ndarray) -> dict[str, Any]:
+    def verdict(self, source: Any, index: int, pixels: np.ndarray) -> dict[str, Any]:
         """Whether a picture shows what an example's caption says: each fact of it where that can be checked exactly,
         its class where a classifier has to tell."""
         if hasattr(source, "verdict"):

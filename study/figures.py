@@ -27,6 +27,8 @@ def figures(study: Study) -> dict[str, Any]:
     plan = study.plan
     names = [extractor.name for extractor in study.extractors]
     found: dict[str, Any] = {"plan": to_dict(plan), "digest": study.digest, "extractors": names}
+    found["verdict"] = plan.verdict
+    found["num_examples"] = {contest.name: len(open_source(contest.data)) for contest in study.contests}
     found["waiting"] = [contest.name for contest in plan.contests if contest not in study.contests]
     only = f" --contests {' '.join(contest.name for contest in study.contests)}" if found["waiting"] else ""
     found["command"] = f"python -m study configs/study/{study.folder.name}.yaml{only}"
@@ -63,7 +65,7 @@ def conclude(found: dict[str, Any]) -> list[str]:
     """What the intervals say, in plain words."""
     confidence = found["differences"]["confidence"]
     sentences = []
-    for name, words, better in (("adherence", "prompt adherence", 1), ("frechet", "Frechet distance", -1)):
+    for name, words, better in (("adherence", found["verdict"], 1), ("frechet", "Frechet distance", -1)):
         value, low, high = found["differences"][name]
         unit = " points" if name == "adherence" else ""
         shown = [100 * number if name == "adherence" else number for number in (value, low, high)]
@@ -98,11 +100,14 @@ def _truth(study: Study, test: SourceConfig) -> dict[str, Any]:
     """What true pictures come to: through the image tokenizer, and one half of them beside the other."""
     _, lines = study.read(f"truth.{name_of(test)}")
     half = len(lines) // 2
-    pixels = _true_pixels(test)
+    source, pixels = open_source(test), _true_pixels(test)
     redrawn = study.paint(torch.tensor([line["codes"] for line in lines[:half]]))
     return {
         "num_pictures": half,
-        "adherence": list(_share([line["ok"] for line in lines[:half]], study)),
+        "right": {
+            "reconstructions": _mean([line["ok"] for line in lines[:half]]),
+            "true pictures": _mean([study.verdict(source, place, pixels[place])["ok"] for place in range(half)]),
+        },
         "copied": float(np.mean([line["copied"] for line in lines])),
         "reconstructions": _distances(study, test, redrawn),
         "true pictures": _distances(study, test, pixels[half : 2 * half]),
@@ -182,8 +187,8 @@ def _cost(study: Study) -> list[dict[str, Any]]:
 
 
 def _front(found: dict[str, Any], price: str) -> list[dict[str, Any]]:
-    """The price of each way to draw, and how right the first seed's pictures of the first test are; `on_front` where
-    none surpasses them."""
+    """The price of each way to draw, and how good the first seed's pictures of the first test are; `on_front_of` holds
+    the figures in which none surpasses them."""
     contest, test = found["plan"]["contests"][0]["name"], found["quality"][0]["test"]
     smallest = min(row["batch_size"] for row in found["cost"])
     points = []
@@ -197,8 +202,14 @@ def _front(found: dict[str, Any], price: str) -> list[dict[str, Any]]:
         seed, extractor = quality["seeds"][0], found["extractors"][-1]
         point = {"contender": row["contender"], "way": row["way"], "price": paid}
         points.append(point | {"adherence": seed["adherence"], "frechet": seed["distances"][extractor]["frechet"]})
-    kept = front([(point["price"], point["adherence"]) for point in points])
-    return [point | {"on_front": place in kept} for place, point in enumerate(points)]
+    kept = {
+        quality: front([(point["price"], better * point[quality]) for point in points])
+        for quality, better in (("adherence", 1), ("frechet", -1))
+    }
+    return [
+        point | {"on_front_of": [quality for quality in kept if place in kept[quality]]}
+        for place, point in enumerate(points)
+    ]
 
 
 def _differences(study: Study, quality: list[dict[str, Any]]) -> dict[str, Any]:

@@ -98,6 +98,11 @@ class Plan:
         )
     )
 
+    @property
+    def verdict(self) -> str:
+        """What the share of right pictures is called: a classifier says less of a picture than a checker does."""
+        return "adherence" if self.classifier is None else "class accuracy"
+
     def __post_init__(self) -> None:
         if not self.contests or len(self.contests[0].seeds) < 3:
             raise ValueError("the first contest needs at least 3 seeds: fewer say nothing of how much trainings differ")

@@ -26,7 +26,8 @@ def write(study: Study, docs: Path | None = None) -> list[Path]:
 
     Args:
         study: All of whose cells are done.
-        docs: A folder that is also to have the Markdown report, as study.md, its figures and its numbers.
+        docs: A Markdown file that is to have the report too; the figures go to a folder of its name beside it, and the
+            numbers to `results`.
 
     Raises:
         FileNotFoundError: A cell is not done.
@@ -42,9 +43,9 @@ def write(study: Study, docs: Path | None = None) -> list[Path]:
     drawn = [part for part in parts if isinstance(part, Figure)]
     files |= {study.folder / figure.name: figure.content for figure in drawn}
     if docs is not None:
-        files[docs / "study.md"] = as_markdown(parts, "study/").encode()
-        files[docs / "results" / f"study-{study.folder.name}.json"] = numbers.encode()
-        files |= {docs / "study" / figure.name: figure.content for figure in drawn}
+        files[docs] = as_markdown(parts, f"{docs.stem}/").encode()
+        files[docs.parent / "results" / f"study-{study.folder.name}.json"] = numbers.encode()
+        files |= {docs.with_suffix("") / figure.name: figure.content for figure in drawn}
     for path, content in files.items():
         write_atomic(path, lambda beside, content=content: beside.write_bytes(content))
     return list(files)
@@ -98,7 +99,6 @@ def _matching(found: dict[str, Any]) -> Table:
         for line in found["match"].get(contest["name"], []):
             parts = ", ".join(f"{name} {count:,}" for name, count in line["parameters"].items())
             examples = contest["num_steps"] * found["plan"]["loop"]["batch_size"]
-            epochs = examples / contest["data"].get("num_examples", math.nan)
             rows.append(
                 [
                     contest["name"],
@@ -107,7 +107,7 @@ def _matching(found: dict[str, Any]) -> Table:
                     f"{line['flops'] * 3 * found['plan']['loop']['batch_size'] / 1e9:,.1f}",
                     f"{contest['num_steps']:,}",
                     f"{examples:,}",
-                    "" if math.isnan(epochs) else f"{epochs:.2f}",
+                    f"{examples / found['num_examples'][contest['name']]:.2f}",
                     str(len(contest["seeds"])),
                     parts,
                 ]
@@ -118,7 +118,7 @@ def _matching(found: dict[str, Any]) -> Table:
 
 def _quality(found: dict[str, Any], extractor: str) -> Table:
     shares = ("precision", "recall", "density", "coverage")
-    header = ["contest", "test", "contender", "way", "adherence", "FD", "its limit", "kernel distance x 1,000"]
+    header = ["contest", "test", "contender", "way", found["verdict"], "FD", "its limit", "kernel distance x 1,000"]
     header += [*shares, "copied", "near copies"]
     rows = []
     for row in found["quality"]:
@@ -133,11 +133,11 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
     for test, truth in found["truth"].items():
         for name in ("reconstructions", "true pictures"):
             one = truth[name][extractor]
-            adherence = f"{truth['adherence'][0]:.1%}" if name == "reconstructions" else ""
             numbers = [f"{one['frechet']:.3f}", f"{one['frechet_limit']:.3f}", f"{1000 * one['kernel']:.2f}"]
             copied = f"{truth['copied']:.1%}" if name == "true pictures" else ""
             rows.append(
-                ["", test, name, "", adherence, *numbers, *(f"{one[share]:.2f}" for share in shares), copied, ""]
+                ["", test, name, "", f"{truth['right'][name]:.1%}", *numbers]
+                + [*(f"{one[share]:.2f}" for share in shares), copied, ""]
             )
     sizes = ", ".join(f"{truth['num_pictures']:,} of {test}" for test, truth in found["truth"].items())
     note = (
@@ -145,6 +145,8 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
         "pictures whose codes are those of a picture that training had; near copies: pictures nearer to one of these "
         "than 99% of the test's own are."
     )
+    if found["verdict"] == "class accuracy":
+        note += " Class accuracy: pictures that the classifier takes for the class of their caption."
     return Table(header, rows, note)
 
 
@@ -185,25 +187,23 @@ def _price(found: dict[str, Any]) -> Table:
 
 def _fronts(found: dict[str, Any]) -> Iterator[Figure]:
     labels = {"passes": "forward passes", "flops": "operations", "latency": "time of one picture"}
-    figure, axes = canvas(len(labels), 3.2)
-    for place, (price, label) in zip(axes, labels.items(), strict=True):
-        points = found["fronts"][price]
-        for contender, colour in _COLOURS.items():
-            mine = sorted((one for one in points if one["contender"] == contender), key=lambda one: one["price"])
-            if contender == "diffusion":
-                place.plot([one["price"] for one in mine], [one["adherence"] for one in mine], color=colour, lw=0.8)
-            for one in mine:
-                filled = colour if one["on_front"] else "white"
-                place.plot(one["price"], one["adherence"], "o", color=colour, mfc=filled, ms=6)
-                place.annotate(one["way"], (one["price"], one["adherence"]), (4, 4), textcoords="offset points", size=7)
-        place.set_xscale("log")
-        place.set_xlabel(label)
-    axes[0].set_ylabel("adherence")
-    yield Figure(
-        "fronts.svg",
-        as_svg(figure),
-        "Adherence of the first seed's pictures and its price. Filled: nothing as cheap is better.",
-    )
+    for quality, words, name in (("adherence", found["verdict"], "fronts"), ("frechet", "FD", "fronts-frechet")):
+        figure, axes = canvas(len(labels), 3.2)
+        for place, (price, label) in zip(axes, labels.items(), strict=True):
+            for contender, colour in _COLOURS.items():
+                mine = [one for one in found["fronts"][price] if one["contender"] == contender]
+                mine.sort(key=lambda one: one["price"])
+                if contender == "diffusion":
+                    place.plot([one["price"] for one in mine], [one[quality] for one in mine], color=colour, lw=0.8)
+                for one in mine:
+                    filled = colour if quality in one["on_front_of"] else "white"
+                    place.plot(one["price"], one[quality], "o", color=colour, mfc=filled, ms=6)
+                    place.annotate(one["way"], (one["price"], one[quality]), (4, 4), textcoords="offset points", size=7)
+            place.set_xscale("log")
+            place.set_xlabel(label)
+        axes[0].set_ylabel(words)
+        caption = f"{words[0].upper()}{words[1:]} of the first seed's pictures and its price."
+        yield Figure(f"{name}.svg", as_svg(figure), f"{caption} Filled: nothing as cheap is better.")
 
 
 def _by_batch(found: dict[str, Any]) -> Figure:
@@ -267,17 +267,17 @@ def _samples(study: Study) -> Figure:
 
 
 def _tuning(found: dict[str, Any]) -> Table:
-    rows, by_adherence = [], found["plan"]["tuned_by"] == "adherence"
+    rows, by_verdict = [], found["plan"]["tuned_by"] == "adherence"
     for contest, contenders in found["tuning"].items():
         for contender, tuning in contenders.items():
             for one in tuning["tried"]:
                 shown = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
                 mark = "yes" if one["settings"] == tuning["chosen"] else ""
-                score = f"{one['score']:.1%}" if by_adherence else f"{-one['score']:.3f}"
+                score = f"{one['score']:.1%}" if by_verdict else f"{-one['score']:.3f}"
                 rows.append([contest, contender, shown, score, mark])
     count = next(iter(next(iter(found["tuning"].values())).values()))["num_pictures"]
     note = f"Of {count:,} pictures of {found['plan']['validation']['split']}, first seed."
-    header = ["contest", "contender", "settings", "adherence" if by_adherence else "FD", "chosen"]
+    header = ["contest", "contender", "settings", found["verdict"] if by_verdict else "FD", "chosen"]
     return Table(header, rows, note)
 
 

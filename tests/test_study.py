@@ -194,18 +194,19 @@ def found(adherence: tuple, frechet: tuple) -> dict:
     cost = [row("autoregression", "sequential", size, 1.0 * size, 10.0, 128) for size in (1, 8)]
     cost += [row("autoregression", "jacobi", 1, 0.5, 30.0, 40), row("autoregression", "jacobi", 8, 9.0, 30.0, 40)]
     cost += [row("diffusion", "best", size, 2.0 + size, 400.0, 98) for size in (1, 8)]
-    return {"differences": {"confidence": 0.975, "adherence": adherence, "frechet": frechet}, "cost": cost}
+    differences = {"confidence": 0.975, "adherence": adherence, "frechet": frechet}
+    return {"verdict": "adherence", "differences": differences, "cost": cost}
 
 
 def test_the_conclusion_says_what_the_intervals_say():
     none, better, price, alone, many = conclude(found((0.02, -0.01, 0.05), (0.4, 0.1, 0.7)))
-    assert none.startswith("Prompt adherence: no difference shown") and "-1 to +5" in none
+    assert none.startswith("Adherence: no difference shown") and "-1 to +5" in none
     assert better.startswith("Diffusion has the better Frechet distance")
     assert "40.0 times the operations" in price and "98 forward passes in place of 128" in price
     assert "6.00 times as long as autoregression, decoded by way of jacobi" in alone
     assert many.startswith("8 at once take diffusion 1.25 times as long")
     first, second, *_ = conclude(found((0.02, 0.01, 0.03), (-0.4, -0.7, -0.1)))
-    assert first.startswith("Autoregression has the better prompt adherence")
+    assert first.startswith("Autoregression has the better adherence")
     assert second.startswith("Autoregression has the better Frechet distance")
 
 
