@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-p", type=float, help="draw among codes at least this share as likely as the likeliest")
     parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, one that was trained (default: the first)")
     parser.add_argument(
-        "--best-of", type=int, help="draw so many of each and keep what the model finds best (default: 1)"
+        "--best-of", type=int, help="draw so many where words say what, and keep what the model finds best (default: 1)"
     )
     parser.add_argument("--effort", choices=("full", "auto"), help="auto: fewer than --best-of where it feels sure")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default: 64)")
@@ -166,11 +166,11 @@ def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int
     own: dict[str, tuple[str, ...]] = {
         "generate": ("negative", "best_of", "effort"),
         "edit": ("image_guidance",),
-        "inpaint": (),
+        "inpaint": ("best_of", "effort"),
     }
     way = "inpaint" if arguments.mask else "edit" if arguments.image else "generate"
-    given = {name: getattr(arguments, name) for names in own.values() for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    every = {name for names in own.values() for name in names}
+    given = {name: value for name in sorted(every) if (value := getattr(arguments, name)) is not None}
     if foreign := [f"--{name.replace('_', '-')}" for name in given if name not in own[way]]:
         raise ValueError(f"{', '.join(foreign)} is nothing that `{way}` knows: leave it out")
     if way != "generate" and len(prompts) > 1:
@@ -183,7 +183,7 @@ def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int
             return plantain.generate(prompts, size=size, **given, **settings)
         if way == "edit":
             return plantain.edit(arguments.image, prompts[0], size=size, **given, **settings)
-        return plantain.inpaint(arguments.image[0], arguments.mask, prompts[0], **settings)
+        return plantain.inpaint(arguments.image[0], arguments.mask, prompts[0], **given, **settings)
 
     return call
 
@@ -206,7 +206,8 @@ def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
     from data.pictures import save_sheet
 
     sheet = _free_path(arguments.out, "", arguments.seed, arguments.overwrite) if arguments.out else None
-    chat = plantain.chat(_parse_size(arguments.size), arguments.seed)
+    effort = {"best_of": arguments.best_of or 1, "effort": arguments.effort or "full"}
+    chat = plantain.chat(_parse_size(arguments.size), arguments.seed, **effort)
     shown, prompt = arguments.image or [], "> " if lines.isatty() else ""
     drawn: list[Any] = []
     told: list[str] = []

@@ -2,6 +2,7 @@
 
     python -m metrics.abilities checkpoints/unified64
     python -m metrics.abilities checkpoints/unified64 --splits val --num-cases 200 --abilities edit ask
+    python -m metrics.abilities checkpoints/unified64 --abilities inpaint dialogue --best-of 8 --effort auto
 
 What it draws of prompts is judged by metrics.adherence. The pictures that it reads here are true ones, passed through
 its image tokenizer; a dialogue goes on with what it drew itself. Each ability's share counts only what is wholly right.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 ABILITIES = ("describe", "ask", "edit", "inpaint", "dialogue")
+FROM_WORDS = ("inpaint", "dialogue")  # those in which something is drawn of words, which may be the best of several
 
 
 def main() -> None:
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--image-guidance", type=float, default=1.0, help="of edits (default: 1, for none)")
+    parser.add_argument("--best-of", type=int, default=1, help="pictures drawn where words say what, to choose from")
+    parser.add_argument("--effort", choices=("full", "auto"), default="full", help="see `Plantain.generate`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/abilities-<checkpoint's name>.json")
     arguments = parser.parse_args()
@@ -53,11 +57,14 @@ def main() -> None:
         figures[split] = {}
         for name in arguments.abilities:
             extra = {"image_guidance": arguments.image_guidance} if name == "edit" else {}
+            extra |= {"best_of": arguments.best_of, "effort": arguments.effort} if name in FROM_WORDS else {}
             figures[split][name] = JUDGES[name](plantain, cases, arguments.seed, settings | extra)
             print(split, name, figures[split][name], flush=True)
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
     config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
     config |= {"image_guidance": arguments.image_guidance, "num_cases": arguments.num_cases, "world": world}
+    if arguments.best_of > 1:
+        config["settings"] = settings | {"best_of": arguments.best_of, "effort": arguments.effort}
     out = arguments.out or RESULTS / f"abilities-{Path(arguments.checkpoint).name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)
     print(f"wrote {out}")
@@ -126,8 +133,8 @@ def _edit(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) ->
     }
 
 
-def _inpaint(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) -> dict[str, float]:
-    """Share of filled pictures of which the whole caption is true, and of known codes that are as they were."""
+def _inpaint(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) -> dict[str, float]:
+    """Share of filled pictures of which the whole caption is true, and of those whose known codes are as they were."""
     from PIL import Image
 
     from data.shapes.checker import check
@@ -151,10 +158,11 @@ def _inpaint(plantain: Any, cases: Cases, seed: int, settings: dict[str, float])
         check(np.asarray(image), example.metadata["program"], cases.world).ok
         for image, example in zip(drawn.images, cases.examples, strict=True)
     ]
-    return {"right": _share(verdicts), "known_codes_kept": _share(kept)}
+    drawn_a_case = drawn.num_drawn / len(verdicts)
+    return {"right": _share(verdicts), "known_codes_kept": _share(kept), "drawn_a_case": drawn_a_case}
 
 
-def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) -> dict[str, float]:
+def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) -> dict[str, float]:
     """Share of dialogues of which all three turns are right: draw, edit what was drawn, answer about the result.
 
     What is asked in the second and third turn is drawn from what the picture before shows, as a user would ask it.
@@ -162,7 +170,8 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     from data.shapes.checker import check, parse
     from data.shapes.edits import check_edit, sample_edit, write_edit
     from data.shapes.questions import sample_questions, write_question
-    from model.drawing import draw
+    from model.best import draw_best
+    from model.drawing import Generation
     from model.generate import ImageRequest, guides_of
     from model.reading import write
     from model.sampling import SamplingConfig
@@ -171,10 +180,12 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     from tokenizer.sequence import ImageSegment
 
     encode, count = plantain.text_tokenizer.encode, len(cases.examples)
+    settings = dict(settings)
+    effort = settings.pop("best_of", 1), settings.pop("effort", "full")
     grids = [plantain.grid_of(example.image.shape[:2]) for example in cases.examples]
     talks: list[list[Any]] = [[line(example.text, encode)] for example in cases.examples]
 
-    def drawn_next(numbers: Sequence[int]) -> list[np.ndarray]:
+    def drawn_next(numbers: Sequence[int], effort: tuple[int, Any] = (1, "full")) -> Generation:
         requests = []
         for number in numbers:
             talks[number] = again(talks[number])
@@ -182,15 +193,15 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
             sampling = plantain.sampling(editing=bool(before), **settings)
             guides = guides_of(sampling.guidance, without=before)
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))
-        drawn = draw(plantain, requests, [""] * len(requests))
+        drawn = draw_best(plantain, requests, [cases.examples[number].text for number in numbers], *effort)
         for number, codes in zip(numbers, drawn.codes, strict=True):
             talks[number] = [*talks[number], ImageSegment(codes)]
-        return [np.asarray(image) for image in drawn.images]
+        return drawn
 
-    first = drawn_next(range(count))
+    first = drawn_next(range(count), effort)
     live, scenes, changes = [], {}, {}
-    for number, (image, example) in enumerate(zip(first, cases.examples, strict=True)):
-        rng = np.random.default_rng((seed, number))
+    for number, (picture, example) in enumerate(zip(first.images, cases.examples, strict=True)):
+        rng, image = np.random.default_rng((seed, number)), np.asarray(picture)
         if not check(image, example.metadata["program"], cases.world).ok:
             continue
         scene = parse(image, cases.world).scene
@@ -200,8 +211,8 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
             talks[number] = [*talks[number], line(write_edit(rng, found[0]), encode)]
     drawn_right = len(live)
     answers = {}
-    for number, image in zip(live.copy(), drawn_next(live) if live else [], strict=True):
-        verdict = check_edit(image, scenes[number], changes[number], cases.world)
+    for number, picture in zip(live.copy(), drawn_next(live).images if live else [], strict=True):
+        verdict = check_edit(np.asarray(picture), scenes[number], changes[number], cases.world)
         rng = np.random.default_rng((seed, number, 1))
         if not verdict.ok:
             live.remove(number)
@@ -212,7 +223,8 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]
     requests = [TextRequest(talks[number], SamplingConfig(temperature=0.0), seed, number) for number in live]
     said = [written.text for written in write(plantain, requests)] if live else []
     right = sum(text == answers[number] for text, number in zip(said, live, strict=True))
-    return {"right": right / count, "first_turn": drawn_right / count, "first_two": len(live) / count}
+    shares = {"right": right / count, "first_turn": drawn_right / count, "first_two": len(live) / count}
+    return shares | {"drawn_a_case": first.num_drawn / count}
 
 
 def _share(verdicts: Any) -> float:

@@ -76,8 +76,7 @@ def best(checkpoint: str) -> str:
     names = (f"adherence-{name}" for name in (checkpoint, f"{checkpoint}-best", f"{checkpoint}-auto"))
     for result in (_read(name) for name in names if (RESULTS / f"{name}.json").exists()):
         figures, settings = result["figures"]["test"], result["config"]["settings"]
-        label = f"best of {settings['best_of']}" if "best_of" in settings else "one picture"
-        label += ", fewer where it feels sure" if settings.get("effort") == "auto" else ""
+        label = _effort(settings) or "one picture"
         prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
         rows.append([label, prompts, drawn, _percent(figures["adherence"])])
         notes.append(f"`{result['command']}`, commit {result['commit']}")
@@ -141,7 +140,8 @@ def abilities(*names: str) -> str:
     abilities = list(next(iter(_read(f"abilities-{names[0]}")["figures"].values())))
     for result in (_read(f"abilities-{name}") for name in names):
         for split, figures in result["figures"].items():
-            label = f"`{split}`: {_MEANING.get(split, split)}"
+            effort = _effort(result["config"]["settings"])
+            label = f"`{split}`: {_MEANING.get(split, split)}" + f"; of words, {effort}" * bool(effort)
             rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in abilities)])
             if "ask" in figures:
                 chances.append(f"{_percent(figures['ask']['chance'])} of `{split}`")
@@ -252,6 +252,13 @@ def transformers_seconds(seconds: dict[str, list[float]]) -> list[float]:
 
 def _times(slow: list[float], fast: list[float], digits: int = 1) -> str:
     return f"{median(left / right for left, right in zip(slow, fast, strict=True)):.{digits}f}x"
+
+
+def _effort(settings: dict[str, Any]) -> str:
+    """How many pictures are drawn to choose from, in words; empty for one."""
+    if "best_of" not in settings:
+        return ""
+    return f"best of {settings['best_of']}" + ", fewer where it feels sure" * (settings.get("effort") == "auto")
 
 
 def _percent(share: float | None) -> str:

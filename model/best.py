@@ -5,15 +5,15 @@ likeliest is kept. What is wrong is wrong in many ways, but of all that is right
 two agree in this, they are taken for right, and no more are drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from model.drawing import Generation, draw
 from model.generate import ImageRequest
 from model.reading import description_scores
 
 if TYPE_CHECKING:
-    from model.drawing import Generation
     from model.pretrained import Pretrained
 
 Effort = Literal["full", "auto"]
@@ -21,29 +21,31 @@ Effort = Literal["full", "auto"]
 AGREEMENT = 0.3
 
 
-def choose(
+def draw_best(
     plantain: "Pretrained",
-    draw: "Callable[[Sequence[ImageRequest], Sequence[str | None]], Generation]",
     requests: Sequence[ImageRequest],
     prompts: Sequence[str | None],
     best_of: int,
     effort: Effort,
-) -> "Generation":
+    **how: Any,
+) -> Generation:
     """Draws several samples of each request and keeps one.
 
     Args:
-        plantain: Who judges.
-        draw: Draws requests that were made for prompts.
+        plantain: Who draws and judges.
         requests: Each is drawn as samples `best_of` times its own number, and those after it.
         prompts: One for each request.
-        best_of: Samples of each request, at least 1.
+        best_of: Samples of each request, at least 1, which leaves nothing to judge.
         effort: `full` draws them all; `auto` two, and twice as many as long as the best two do not agree.
+        how: See model.drawing.draw.
 
     Raises:
         ValueError: A prompt is None, an argument is out of range, or the model has not learnt to describe.
     """
     if best_of < 1 or effort not in get_args(Effort):
         raise ValueError(f"best_of is {best_of} and effort {effort!r}: give 1 or more, and full or auto")
+    if best_of == 1:
+        return draw(plantain, requests, prompts, **how)
     if None in prompts:
         raise ValueError("the best of several pictures is that which fits its prompt best: give a prompt")
     plantain.must_know("describe")
@@ -53,7 +55,7 @@ def choose(
         numbers = [number for number in undecided for _ in range(first, last)]
         samples = [requests[n].sample * best_of + sample for n in undecided for sample in range(first, last)]
         wanted = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
-        drawn = draw(wanted, [prompts[n] for n in numbers])
+        drawn = draw(plantain, wanted, [prompts[n] for n in numbers], **how)
         scores = description_scores(plantain, [str(prompt) for prompt in drawn.prompts], drawn.codes)
         for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
             tried[number].append((score, drawn, place))

@@ -4,13 +4,12 @@ Each ability turns its arguments into requests, which model.drawing and model.re
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from model.best import Effort, choose
+from model.best import Effort, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
 from model.generate import ImageRequest, guides_of
 from model.pretrained import Pretrained
@@ -70,8 +69,7 @@ class Plantain(Pretrained):
         prompts = _listed(prompt)
         requests = self.requests(prompts, num_images, seed, sampling, size, negative, first)
         labels = [text for text in prompts for _ in range(num_images)]
-        drawing = partial(draw, self, progress=progress, **how)
-        return drawing(requests, labels) if best_of == 1 else choose(self, drawing, requests, labels, best_of, effort)
+        return draw_best(self, requests, labels, best_of, effort, progress=progress, **how)
 
     def stream(
         self,
@@ -158,6 +156,8 @@ class Plantain(Pretrained):
         prompt: str | Sequence[str],
         num_images: int = 1,
         seed: int = 0,
+        best_of: int = 1,
+        effort: Effort = "full",
         progress: Callable[[int, int], None] | None = None,
         **options: Unpack[DrawOptions],
     ) -> Generation:
@@ -169,6 +169,7 @@ class Plantain(Pretrained):
                 of which a pixel is lighter than middle gray is drawn; the others stay as they are.
             prompt: What the whole picture is to show; one for each picture.
             num_images, seed, progress, options: As for `edit`.
+            best_of, effort: As for `generate`.
 
         Raises:
             ValueError: A mask is of another size than its picture, or leaves nothing to draw.
@@ -186,7 +187,7 @@ class Plantain(Pretrained):
         sampling, how = self._parted(options)
         requests = self._filling(seen, hidden, prompts, num_images, seed, sampling)
         labels = [text for text in prompts for _ in range(num_images)]
-        return draw(self, requests, labels, progress=progress, **how)
+        return draw_best(self, requests, labels, best_of, effort, progress=progress, **how)
 
     def outpaint(
         self,
@@ -196,6 +197,8 @@ class Plantain(Pretrained):
         anchor: tuple[float, float] = (0.5, 0.5),
         num_images: int = 1,
         seed: int = 0,
+        best_of: int = 1,
+        effort: Effort = "full",
         progress: Callable[[int, int], None] | None = None,
         **options: Unpack[DrawOptions],
     ) -> Generation:
@@ -207,6 +210,7 @@ class Plantain(Pretrained):
             size: (height, width) in pixels of the larger picture, one that was trained.
             anchor: Where the picture stands in it, from (0, 0), the top left, to (1, 1), the bottom right.
             num_images, seed, progress, options: As for `edit`.
+            best_of, effort: As for `generate`.
 
         Raises:
             ValueError: The picture is no smaller than the size, or the anchor lies outside.
@@ -227,7 +231,7 @@ class Plantain(Pretrained):
         whole[inside], hidden[inside] = codes, False
         sampling, how = self._parted(options)
         requests = self._filling([whole], [hidden], [prompt], num_images, seed, sampling)
-        return draw(self, requests, [prompt] * num_images, progress=progress, **how)
+        return draw_best(self, requests, [prompt] * num_images, best_of, effort, progress=progress, **how)
 
     def _filling(
         self,
@@ -317,12 +321,19 @@ class Plantain(Pretrained):
         told = [*self._condition(prompt, (rows, columns)), ImageSegment(codes)]
         return float(log_likelihoods(self.transformer, self.vocabulary, [told])[0])
 
-    def chat(self, size: tuple[int, int] | None = None, seed: int = 0, temperature: float = 0.0) -> "Chat":
+    def chat(
+        self,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        temperature: float = 0.0,
+        best_of: int = 1,
+        effort: Effort = "full",
+    ) -> "Chat":
         """A new conversation, see model.chat."""
         from model.chat import Chat
 
         self.must_know("dialogue")
-        return Chat(self, size, seed, temperature)
+        return Chat(self, size, seed, temperature, best_of, effort)
 
     def _hidden(self, picture: "Picture", mask: "Picture", grid: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
         """The codes that a mask uncovers."""

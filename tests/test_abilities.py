@@ -41,7 +41,7 @@ class Oracle:
     def inpaint(self, pictures: Sequence, masks: Sequence, prompts: Sequence[str], **settings) -> SimpleNamespace:
         images = [Image.fromarray(self.of(number).image) for number in range(COUNT)]
         codes = [self.look(picture) + self.shift for picture in pictures]
-        return SimpleNamespace(images=images, codes=codes)
+        return SimpleNamespace(images=images, codes=codes, num_drawn=2 * COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def oracle() -> Oracle:
 def test_what_is_right_passes_and_what_belongs_to_another_picture_fails(name: str, oracle: Oracle):
     oracle.shift = 0
     right = JUDGES[name](oracle, oracle.cases, 0, {})
-    assert right["right"] == 1.0 and right.get("known_codes_kept", 1.0) == 1.0
+    assert right["right"] == 1.0 and right.get("known_codes_kept", 1.0) == 1.0 and right.get("drawn_a_case", 2) == 2
     oracle.shift = 1
     wrong = JUDGES[name](oracle, oracle.cases, 0, {})
     assert wrong["right"] <= 0.5 and wrong.get("known_codes_kept", 0.0) == 0.0

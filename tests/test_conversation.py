@@ -16,6 +16,8 @@ from model.sampling import SamplingConfig
 from tokenizer.sequence import ImageSegment, TextSegment, pack, unpack
 from tokenizer.vocabulary import IMAGE
 
+SHIPPED = Path(__file__).parent.parent / "checkpoints/unified64"
+
 
 def picture(seed: int = 0, size: tuple[int, int] = (8, 8)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -238,23 +240,60 @@ def test_a_chat_grows_by_what_is_said_and_answered_and_survives_what_does_not_fi
     chat.say("again")
     assert chat.segments[: len(before)] == before
     assert isinstance(chat.segments[len(before)], TextSegment) and len(chat.segments) >= len(before) + 2
-    assert pack(chat.segments, plantain.vocabulary, "grid").ids.size < 220
+    assert pack(chat.read, plantain.vocabulary, "grid").ids.size <= 220
+
+
+def favouring(plantain: Plantain, token: int) -> Plantain:
+    """Makes a model answer with this id of text whatever is said."""
+    with torch.no_grad():
+        direction = plantain.transformer.head.weight[token].clone()
+        plantain.transformer.head.weight[: plantain.vocabulary.image_start] *= 0.01
+        plantain.transformer.head.weight[token] = direction
+        plantain.transformer.norm.weight[:] = direction.sign() * plantain.transformer.norm.weight.abs()
+    return plantain
 
 
 def test_the_model_itself_decides_whether_text_or_a_picture_comes_next(tiny: Callable):
-    for favoured in (IMAGE, None):
-        plantain = tiny(max_length=128)
-        token = IMAGE if favoured else plantain.text_tokenizer.encode("a")[0]
-        with torch.no_grad():
-            direction = plantain.transformer.head.weight[token].clone()
-            plantain.transformer.head.weight[: plantain.vocabulary.image_start] *= 0.01
-            plantain.transformer.head.weight[token] = direction
-            plantain.transformer.norm.weight[:] = direction.sign() * plantain.transformer.norm.weight.abs()
-        reply = plantain.chat().say("go on")
-        if reply.image is None:
-            assert reply.text is not None
-        else:
-            assert reply.text is None and reply.image.size == (8, 8)
+    reply = favouring(tiny(max_length=128), IMAGE).chat().say("go on")
+    assert reply.text is None and reply.image is not None and reply.image.size == (8, 8)
+    plantain = tiny(max_length=128)
+    reply = favouring(plantain, plantain.text_tokenizer.encode("a")[0]).chat().say("go on")
+    assert reply.text is not None and reply.image is None
+
+
+def test_a_chat_reads_on_from_the_result_of_an_edit(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
+    from model import chat as module
+
+    read, plantain = [], favouring(tiny(max_length=128), IMAGE)
+
+    def spied(model: Plantain, requests, *arguments, **options):
+        read.append(spoken(requests[0].segments, plantain))
+        return original(model, requests, *arguments, **options)
+
+    original = module.draw_best
+    monkeypatch.setattr(module, "draw_best", spied)
+    chat = plantain.chat(seed=1)
+    for turn in range(3):
+        chat.say(f"line {turn}")
+    told = spoken(chat.segments, plantain)
+    first, second, third = told[1], told[4], told[7]
+    assert told == ["line 0\n", first, "line 1\n", first, second, "line 2\n", second, third]
+    assert read == [["line 0\n"], ["line 0\n", first, "line 1\n", first], [second, "line 2\n", second]]
+
+
+def test_a_chat_that_has_filled_the_models_length_reads_on_from_the_last_picture(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("model.reading.MOST_WRITTEN", 4)
+    plantain = tiny(max_length=128)
+    chat = favouring(plantain, plantain.text_tokenizer.encode("a")[0]).chat()
+    chat.say("hello", images=[picture(1)])
+    shown = plantain.look(picture(1)).tolist()
+    for turn in range(40):
+        chat.say(f"line {turn}")
+        assert pack(chat.read, plantain.vocabulary, "grid").ids.size <= 128 and spoken(chat.read, plantain)[0] == shown
+    told = spoken(chat.segments, plantain)
+    assert [f"line {turn}\n" for turn in range(40)] == [one for one in told if str(one).startswith("line")]
 
 
 def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: Callable):
@@ -269,6 +308,29 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
         place = int(np.argmax(scores))
         assert np.array_equal(codes, group[place]) and sample == 4 * (number % 2) + place
         assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
+
+
+def test_the_best_of_several_fills_a_hole_too(tiny: Callable):
+    plantain = tiny(max_length=160, seed=3)
+    whole, hole = picture(1), Image.fromarray(np.uint8([[0] * 8] * 4 + [[255] * 8] * 4))
+    every = plantain.inpaint(whole, hole, "a red circle", num_images=4, seed=2)
+    best = plantain.inpaint(whole, hole, "a red circle", seed=2, best_of=4)
+    place = int(np.argmax(description_scores(plantain, ["a red circle"] * 4, every.codes)))
+    assert np.array_equal(best.codes[0], every.codes[place]) and best.samples == [place] and best.num_drawn == 4
+    assert len({codes.tobytes() for codes in every.codes}) > 1
+
+
+def test_a_chat_draws_the_best_of_several_of_words_and_an_edit_once(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
+    judged = []
+
+    def spied(plantain: Plantain, prompts, codes):
+        judged.append(list(prompts))
+        return description_scores(plantain, prompts, codes)
+
+    monkeypatch.setattr("model.best.description_scores", spied)
+    chat = favouring(tiny(max_length=128), IMAGE).chat(best_of=4)
+    assert chat.say("a red circle").image is not None and chat.say("make it blue").image is not None
+    assert judged == [["a red circle"] * 4]
 
 
 def test_auto_effort_draws_twice_as_many_until_its_judgements_of_the_best_two_agree(
@@ -347,3 +409,25 @@ def test_what_a_model_has_not_learnt_it_is_not_asked_for(call: Callable, tiny: C
     plantain.abilities = ("text_to_image",)
     with pytest.raises(ValueError, match="has not learnt '.*, only text_to_image: take another checkpoint"):
         call(plantain)
+
+
+@pytest.mark.slow
+def test_the_shipped_model_follows_four_edits_in_one_conversation():
+    from data.shapes.edits import check_edit, sample_edit, write_edit
+    from metrics.abilities import Cases
+
+    plantain, count, right = Plantain.from_pretrained(SHIPPED, "cpu"), 12, 0
+    cases = Cases(plantain, "val", count, "shapes64")
+    for number, scene in enumerate(cases.scenes):
+        chat, rng, seen = plantain.chat(seed=number), np.random.default_rng(number), [cases.pictures[number]]
+        for _ in range(4):
+            found = sample_edit(rng, scene, cases.world)
+            assert found is not None
+            image = chat.say(write_edit(rng, found[0]), seen).image
+            seen, verdict = [], None if image is None else check_edit(np.asarray(image), scene, found[0], cases.world)
+            if verdict is None or not verdict.ok:
+                break
+            scene = verdict.scene
+        else:
+            right += 1
+    assert right >= 8  # none, when all that was said before is read
