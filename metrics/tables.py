@@ -16,7 +16,7 @@ from typing import Any
 from metrics.record import RESULTS
 
 README = Path("README.md")
-_BLOCK = re.compile(r"(<!-- table (\w+)([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table (\w+)([\w -]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEANING = {
     "test": "same distribution as training",
     "pair": "colour-shape pairs never seen",
