@@ -43,8 +43,10 @@ def fill(text: str) -> str:
     """A README's text with all its tables as the results say.
 
     Raises:
-        ValueError: A table has a name that is no function here.
+        ValueError: A table has a name that is no function here, or its marks are not whole.
     """
+    if (marks := text.count("<!-- table")) != (whole := len(_BLOCK.findall(text))):
+        raise ValueError(f"README.md begins {marks} tables, but only {whole} as `<!-- table NAME RESULTS -->`")
 
     def table(match: re.Match[str]) -> str:
         if match[2] not in TABLES:

@@ -145,7 +145,7 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
         "pictures whose codes are those of a picture that training had; near copies: pictures nearer to one of these "
         "than 99% of the test's own are."
     )
-    if found["verdict"] == "class accuracy":
+    if found["plan"]["classifier"] is not None:
         note += " Class accuracy: pictures that the classifier takes for the class of their caption."
     return Table(header, rows, note)
 

@@ -121,3 +121,10 @@ def test_the_readmes_tables_are_as_the_results_say():
     text = (ROOT / "README.md").read_text()
     assert "<!-- table adherence " in text
     assert fill(text) == text, "run python -m metrics.tables"
+
+
+def test_a_table_whose_marks_are_not_whole_is_refused():
+    from metrics.tables import fill
+
+    with pytest.raises(ValueError, match="begins 1 tables, but only 0"):
+        fill("<!-- table runs shapes32, cifar10 -->\n<!-- end -->\n")
