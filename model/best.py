@@ -1,8 +1,9 @@
 """The best of several pictures of a prompt, by the judgement of the model that drew them: no outside scorer.
 
-A model that has learnt to describe says how likely a prompt is to be said of a picture; the picture of which it is
-likeliest is kept. What is wrong is wrong in many ways, but of all that is right the prompt is as likely: where the best
-two agree in this, they are taken for right, and no more are drawn.
+A model that has learnt to describe says how likely a prompt is to be said of a picture, which tells pictures that show
+something else. Where a shape is broken, or one too many, a prompt that is silent about it is as likely as ever, but the
+picture itself is not: so that counts as well, for less. Where the best two are judged alike, they are taken for right,
+and no more are drawn.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from model.pretrained import Pretrained
 
 Effort = Literal["full", "auto"]
-# Nats up to which two pictures of a prompt agree on how likely it is; chosen on validation prompts.
-AGREEMENT = 0.3
+# Chosen on validation prompts: what a nat of a picture's own log probability counts beside one of its prompt's, and up
+# to how much two judgements agree.
+PICTURE_WEIGHT = 0.1
+AGREEMENT = 0.4
 
 
 def draw_best(
@@ -36,7 +39,7 @@ def draw_best(
         requests: Each is drawn as samples `best_of` times its own number, and those after it.
         prompts: One for each request.
         best_of: Samples of each request, at least 1, which leaves nothing to judge.
-        effort: `full` draws them all; `auto` two, and twice as many as long as the best two do not agree.
+        effort: `full` draws them all; `auto` two, and one more as long as the best two do not agree.
         how: See model.drawing.draw.
 
     Raises:
@@ -51,14 +54,14 @@ def draw_best(
     plantain.must_know("describe")
     tried: dict[int, list[tuple[float, Generation, int]]] = {number: [] for number in range(len(requests))}
     undecided, first, num_drawn, seconds = list(tried), 0, 0, 0.0
-    for last in (best_of,) if effort == "full" else _doubling(best_of):
+    for last in (best_of,) if effort == "full" else range(2, best_of + 1):
         numbers = [number for number in undecided for _ in range(first, last)]
         samples = [requests[n].sample * best_of + sample for n in undecided for sample in range(first, last)]
         wanted = [replace(requests[n], sample=sample) for n, sample in zip(numbers, samples, strict=True)]
         drawn = draw(plantain, wanted, [prompts[n] for n in numbers], **how)
         scores = description_scores(plantain, [str(prompt) for prompt in drawn.prompts], drawn.codes)
-        for place, (number, score) in enumerate(zip(numbers, scores, strict=True)):
-            tried[number].append((score, drawn, place))
+        for place, (number, (picture, prompt)) in enumerate(zip(numbers, scores, strict=True)):
+            tried[number].append((prompt + PICTURE_WEIGHT * picture, drawn, place))
         num_drawn, seconds, first = num_drawn + len(wanted), seconds + drawn.seconds, last
         if not (undecided := [number for number in undecided if not _agree([score for score, *_ in tried[number]])]):
             break
@@ -66,11 +69,6 @@ def draw_best(
     lists = ("images", "codes", "ids", "prompts", "samples")
     kept = {name: [getattr(drawn, name)[place] for drawn, place in chosen] for name in lists}
     return replace(chosen[0][0], **kept, num_drawn=num_drawn, seconds=seconds)
-
-
-def _doubling(most: int) -> list[int]:
-    """2, 4, 8, ..., most."""
-    return [*(2**power for power in range(1, most.bit_length()) if 2**power < most), most]
 
 
 def _agree(scores: Sequence[float]) -> bool:

@@ -51,9 +51,9 @@ class Plantain(Pretrained):
             seed: Chooses among all the pictures that the model can draw.
             negative: What guidance pushes the pictures away from, in place of pictures of anything.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
-            best_of: Draws so many of each picture and keeps the one of which the model itself, if it has learnt to
-                describe, finds the prompt likeliest.
-            effort: `auto` draws two first, and twice as many until its judgements of the best two agree.
+            best_of: Draws so many of each picture and keeps the one that the model itself, if it has learnt to describe,
+                finds best: see model.best.
+            effort: `auto` draws two first, and others one by one until its judgements of the best two agree.
             first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
                 of one number share their noise, also those of different prompts.
             progress: Called with (codes drawn, codes in all) as they come.
@@ -316,10 +316,10 @@ class Plantain(Pretrained):
         self.must_know("describe" if of == "prompt" else "text_to_image")
         codes = self.look(image)
         if of == "prompt":
-            return description_scores(self, [prompt], [codes])[0]
+            return description_scores(self, [prompt], [codes])[0][1]
         rows, columns = codes.shape
         told = [*self._condition(prompt, (rows, columns)), ImageSegment(codes)]
-        return float(log_likelihoods(self.transformer, self.vocabulary, [told])[0])
+        return float(log_likelihoods(self.transformer, self.vocabulary, [told])[0][-1])
 
     def chat(
         self,

@@ -44,8 +44,9 @@ def write(
 
 def description_scores(
     model: "Pretrained", prompts: Sequence[str], codes: Sequence[Int[np.ndarray, "_ _"]]
-) -> list[float]:
-    """Log probability, in nats, of each prompt as a description of the picture of these codes."""
+) -> list[tuple[float, float]]:
+    """Log probabilities, in nats, of each picture of these codes, and of its prompt as what is said of it."""
     encode = model.text_tokenizer.encode
     told = [[*describing(grid, encode), line(text, encode)] for text, grid in zip(prompts, codes, strict=True)]
-    return log_likelihoods(model.transformer, model.vocabulary, told).tolist()
+    likely = log_likelihoods(model.transformer, model.vocabulary, told)
+    return [(float(each[0]), float(each[-1])) for each in likely]

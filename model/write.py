@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from model.cache import Memory
 from model.sampling import SamplingConfig, draw, stack
 from model.transformer import Transformer
-from tokenizer.sequence import Segment, pack
+from tokenizer.sequence import ImageSegment, Segment, pack
 from tokenizer.vocabulary import END, IMAGE, PAD, TEXT_START, Vocabulary
+
+_READ_AT_ONCE = 16  # sequences whose likelihood is computed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,25 +112,39 @@ def _check(logits: Float[Tensor, "b v"], ended: Tensor) -> None:
 @torch.inference_mode()
 def log_likelihoods(
     transformer: Transformer, vocabulary: Vocabulary, conversations: Sequence[Sequence[Segment]]
-) -> Float[Tensor, " b"]:
-    """Log probability, in nats, of each sequence's last segment given those before it.
+) -> list[Float[Tensor, " segments"]]:
+    """Log probability, in nats, of each segment of sequences given those before it.
 
     Each id is predicted among those of its kind, as in training: codes among codes, text among text. Of an image, the
     codes count; of a text, its ids.
+
+    Raises:
+        ValueError: A sequence is longer than the model's.
     """
     config, device = transformer.config, transformer.embedding.weight.device
     results = []
-    for segments in conversations:
-        before = pack(segments[:-1], vocabulary, config.positions, end=False)
-        whole = pack(segments, vocabulary, config.positions, end=False)
-        if len(whole.ids) > config.max_length:
-            raise ValueError(f"{len(whole.ids)} ids exceed the model's {config.max_length}: shorten the text")
-        ids, places = (torch.from_numpy(part)[None].to(device) for part in whole[:2])
-        is_image = bool(whole.is_image[len(before.ids) :].any())
-        block = vocabulary.image_block if is_image else vocabulary.text_block
-        targets: Int[Tensor, " n"] = ids[0, len(before.ids) :]
-        chosen = torch.from_numpy(whole.is_image[len(before.ids) :]).to(device) | (not is_image)
-        hidden = transformer(ids, places)[0, len(before.ids) - 1 : -1]
-        shares = transformer.logits(hidden[chosen], block).log_softmax(-1)
-        results.append(shares.gather(1, targets[chosen, None] - block.start).sum())
-    return torch.stack(results)
+    for first in range(0, len(conversations), _READ_AT_ONCE):
+        some = conversations[first : first + _READ_AT_ONCE]
+        packed = [pack(segments, vocabulary, config.positions, end=False) for segments in some]
+        longest = max(len(one.ids) for one in packed)
+        if longest > config.max_length:
+            raise ValueError(f"{longest} ids exceed the model's {config.max_length}: shorten the text")
+        ids = torch.full((len(some), longest), PAD)
+        places = torch.zeros(len(some), longest, 2, dtype=torch.long)
+        for row, one in enumerate(packed):
+            ids[row, : len(one.ids)], places[row, : len(one.ids)] = map(torch.from_numpy, one[:2])
+        ids = ids.to(device)
+        hidden = transformer(ids, places.to(device))
+        for row, segments in enumerate(some):
+            shares = []
+            for number, segment in enumerate(segments):
+                stop = len(pack(segments[: number + 1], vocabulary, config.positions, end=False).ids)
+                if isinstance(segment, ImageSegment):
+                    stop, count, block = stop - 1, segment.codes.size, vocabulary.image_block  # before </image>
+                else:
+                    count, block = len(segment.ids), vocabulary.text_block
+                logits = transformer.logits(hidden[row, stop - count - 1 : stop - 1], block)
+                targets = ids[row, stop - count : stop, None] - block.start
+                shares.append(logits.log_softmax(-1).gather(1, targets).sum())
+            results.append(torch.stack(shares))
+    return results

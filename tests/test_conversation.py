@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from model import Plantain
+from model.best import PICTURE_WEIGHT
 from model.generate import draw_images
 from model.reading import description_scores
 from model.sampling import SamplingConfig
@@ -296,7 +297,13 @@ def test_a_chat_that_has_filled_the_models_length_reads_on_from_the_last_picture
     assert [f"line {turn}\n" for turn in range(40)] == [one for one in told if str(one).startswith("line")]
 
 
-def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: Callable):
+def judgements(plantain: Plantain, prompt: str, codes: list) -> list[float]:
+    """Of pictures of a prompt, how good it is as what is said of them, and a little how good they are."""
+    each = description_scores(plantain, [prompt] * len(codes), codes)
+    return [said + PICTURE_WEIGHT * shown for shown, said in each]
+
+
+def test_the_best_of_several_is_the_one_that_fits_the_prompt_and_is_likely_itself(tiny: Callable):
     plantain = tiny(max_length=128, seed=3)
     prompts = ["a red circle", "two green rings"]
     every = plantain.generate(prompts, num_images=8, seed=2)
@@ -304,8 +311,7 @@ def test_the_best_of_several_is_the_one_of_which_the_prompt_is_likeliest(tiny: C
     assert best.num_drawn == 16 and best.prompts == [text for text in prompts for _ in range(2)]
     for number, (codes, sample) in enumerate(zip(best.codes, best.samples, strict=True)):
         group = every.codes[4 * number : 4 * number + 4]
-        scores = description_scores(plantain, [best.prompts[number]] * 4, group)
-        place = int(np.argmax(scores))
+        place = int(np.argmax(judgements(plantain, str(best.prompts[number]), group)))
         assert np.array_equal(codes, group[place]) and sample == 4 * (number % 2) + place
         assert best.images[number].tobytes() == every.images[4 * number + place].tobytes()
 
@@ -315,7 +321,7 @@ def test_the_best_of_several_fills_a_hole_too(tiny: Callable):
     whole, hole = picture(1), Image.fromarray(np.uint8([[0] * 8] * 4 + [[255] * 8] * 4))
     every = plantain.inpaint(whole, hole, "a red circle", num_images=4, seed=2)
     best = plantain.inpaint(whole, hole, "a red circle", seed=2, best_of=4)
-    place = int(np.argmax(description_scores(plantain, ["a red circle"] * 4, every.codes)))
+    place = int(np.argmax(judgements(plantain, "a red circle", every.codes)))
     assert np.array_equal(best.codes[0], every.codes[place]) and best.samples == [place] and best.num_drawn == 4
     assert len({codes.tobytes() for codes in every.codes}) > 1
 
@@ -333,33 +339,39 @@ def test_a_chat_draws_the_best_of_several_of_words_and_an_edit_once(tiny: Callab
     assert judged == [["a red circle"] * 4]
 
 
-def test_auto_effort_draws_twice_as_many_until_its_judgements_of_the_best_two_agree(
+def test_auto_effort_draws_one_more_until_its_judgements_of_the_best_two_agree(
     tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     plantain, told = tiny(max_length=128, seed=3), []
-    judged = iter([[-9.0, -5.0, -3.0, -3.2], [-9.0, -4.8]])  # of two prompts, then of the first alone
+    judged = iter([[-9.0, -5.0, -3.0, -3.2], [-9.0], [-4.8]])  # of two prompts, then of the first alone
 
     def judge(model, prompts, codes):
         told.append(list(prompts))
-        return next(judged)
+        return [(0.0, score) for score in next(judged)]
 
     monkeypatch.setattr("model.best.description_scores", judge)
     prompts = ["a red circle", "two green rings"]
     drawn = plantain.generate(prompts, seed=2, best_of=8, effort="auto")
-    assert told == [[prompts[0]] * 2 + [prompts[1]] * 2, [prompts[0]] * 2]  # -4.8 agrees with -5
+    assert told == [[prompts[0]] * 2 + [prompts[1]] * 2, [prompts[0]], [prompts[0]]]  # -4.8 agrees with -5
     assert drawn.num_drawn == 6 and drawn.samples == [3, 0]
     every = plantain.generate(prompts, num_images=4, seed=2)
     assert np.array_equal(drawn.codes[0], every.codes[3]) and np.array_equal(drawn.codes[1], every.codes[4])
 
 
-@pytest.mark.parametrize(("most", "drawn"), [(1, 1), (2, 2), (5, 5), (8, 8)])
+@pytest.mark.parametrize("most", [1, 2, 5, 8])
 def test_auto_effort_draws_as_many_as_allowed_where_no_two_agree(
-    most: int, drawn: int, tiny: Callable, monkeypatch: pytest.MonkeyPatch
+    most: int, tiny: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    scores = iter([-5.0 * number for number in range(20)])
+    scores = iter([(-5.0 * number, 0.0) for number in range(20)])
     monkeypatch.setattr("model.best.description_scores", lambda model, prompts, codes: [next(scores) for _ in codes])
     result = tiny(max_length=128).generate("a red circle", best_of=most, effort="auto")
-    assert result.num_drawn == drawn and result.samples == [0]
+    assert result.num_drawn == most and result.samples == [0]
+
+
+def test_a_picture_that_is_unlikely_itself_is_not_the_best(tiny: Callable, monkeypatch: pytest.MonkeyPatch):
+    scores = [(-80.0, -1.4), (-50.0, -1.6), (-30.0, -9.0)]  # broken, right, and of something else
+    monkeypatch.setattr("model.best.description_scores", lambda *told: scores)
+    assert tiny(max_length=128).generate("a red circle", best_of=3).samples == [1]
 
 
 def test_an_effort_that_is_none_is_refused(tiny: Callable):

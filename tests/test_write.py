@@ -89,15 +89,34 @@ def test_logits_that_are_no_numbers_are_reported(tiny_transformer: Callable):
 def test_log_likelihoods_are_sums_over_what_comes_last(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, seed=4)
     text, picture = TextSegment([TEXT_START + 7, TEXT_START + 9]), ImageSegment(np.array([[1, 2, 3]]))
-    of_text, of_picture = log_likelihoods(transformer, TEN, [[picture, text], [text, picture]]).tolist()
+    (_, of_text), (_, of_picture) = log_likelihoods(transformer, TEN, [[picture, text], [text, picture]])
     by_hand = sum(
         float(uncached(transformer, [picture], list(text.ids[:place])).log_softmax(-1)[text.ids[place]])
         for place in range(2)
     )
-    assert of_text == pytest.approx(by_hand, rel=1e-4)
+    assert float(of_text) == pytest.approx(by_hand, rel=1e-4)
     packed = pack([text, picture], TEN, "grid", end=False)
     ids, places = (torch.from_numpy(part)[None] for part in packed[:2])
     with torch.no_grad():
         logits = transformer.logits(transformer(ids, places))[0, :, TEN.image_start :].log_softmax(-1)
     first = int(packed.is_image.argmax())
-    assert of_picture == pytest.approx(sum(float(logits[first - 1 + i, i + 1]) for i in range(3)), rel=1e-4)
+    assert float(of_picture) == pytest.approx(sum(float(logits[first - 1 + i, i + 1]) for i in range(3)), rel=1e-4)
+
+
+def test_log_likelihoods_are_the_same_beside_longer_sequences(tiny_transformer: Callable):
+    transformer, told = tiny_transformer(TEN.size, seed=4), []
+    for number in range(20):
+        text = TextSegment([TEXT_START + 7] * (1 + number))
+        told.append([ImageSegment(np.full((1 + number % 3, 2), number % 10)), text, text])
+    alone = [log_likelihoods(transformer, TEN, [segments])[0].tolist() for segments in told]
+    for one, beside in zip(alone, log_likelihoods(transformer, TEN, told), strict=True):
+        assert beside.tolist() == pytest.approx(one, rel=1e-4) and len(set(one)) == 3
+
+
+def test_the_log_likelihood_of_a_segment_depends_on_nothing_that_comes_later(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=4)
+    picture, text = ImageSegment(np.array([[1, 2], [3, 4]])), TextSegment([TEXT_START + 7, TEXT_START + 9])
+    (whole,) = log_likelihoods(transformer, TEN, [[picture, text, picture]])
+    for count in (1, 2):
+        (part,) = log_likelihoods(transformer, TEN, [[picture, text, picture][:count]])
+        assert part.tolist() == pytest.approx(whole[:count].tolist(), rel=1e-4)
