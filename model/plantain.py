@@ -51,8 +51,8 @@ class Plantain(Pretrained):
             seed: Chooses among all the pictures that the model can draw.
             negative: What guidance pushes the pictures away from, in place of pictures of anything.
             size: (height, width) in pixels, one that the model was trained on; by default its first.
-            best_of: Draws so many of each picture and keeps the one that the model itself, if it has learnt to describe,
-                finds best: see model.best.
+            best_of: Draws so many of each picture and keeps the one that the model itself, which must have learnt to
+                describe, finds best: see model.best.
             effort: `auto` draws two first, and others one by one until its judgements of the best two agree.
             first: Number under the seed of each prompt's first picture; one for all prompts, or one for each. Pictures
                 of one number share their noise, also those of different prompts.
