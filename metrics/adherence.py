@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: docs/results/adherence-<checkpoint's name>.json")
     arguments = parser.parse_args()
 
-    from data.shapes.splits import SHARES, SPLITS
+    from data.shapes.scene import WORLDS
+    from data.shapes.splits import SHARES, SPLITS, occurs
     from metrics.models import open_model
     from metrics.record import RESULTS, record
 
@@ -44,10 +45,11 @@ def main() -> None:
     names = ("guidance", "temperature", "top_p", "min_p", "best_of", "effort")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     world = arguments.world or world_of(plantain.card)
-    if world is None:
-        parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes: say --world")
+    if world not in WORLDS:
+        parser.error(f"{world} is no world of data.shapes: give one of {', '.join(WORLDS)} as --world")
+    elsewhere = [split for split in SPLITS if split not in SHARES and occurs(split, WORLDS[world])]
     figures = {}
-    for split in arguments.splits or [split for split in SPLITS if split == "test" or split not in SHARES]:
+    for split in arguments.splits or ["test", *elsewhere]:
         figures[split] = measure(plantain, split, arguments.num_prompts, world, arguments.seed, settings)
         print(split, {name: value for name, value in figures[split].items() if name != "facts"}, flush=True)
     name = Path(arguments.checkpoint).name

@@ -10,7 +10,7 @@ from data.shapes.captions import HELD_OUT_WRAPPERS
 from data.shapes.programs import holds
 from data.shapes.scene import WORLDS, Scene, sample_scene
 from data.shapes.source import Shapes, ShapesConfig
-from data.shapes.splits import COMBINATIONS, SPLITS, canonical, draws_of, hash_split, held_out, stated_held_out
+from data.shapes.splits import COMBINATIONS, SPLITS, canonical, draws_of, hash_split, held_out, occurs, stated_held_out
 from runtime.config import from_dict
 
 
@@ -202,4 +202,5 @@ def test_no_test_scene_is_among_many_training_scenes():
 def test_a_world_of_one_object_has_no_splits_that_need_several(split):
     with pytest.raises(ValueError, match="needs several objects, but 'single32' has one a scene"):
         Shapes(ShapesConfig(10, split, 32, "single32"))
+    assert not occurs(split, WORLDS["single32"]) and occurs(split, WORLDS["shapes32"])
     assert all(len(Shapes(ShapesConfig(20, "pair", 32, "single32")).scene(index).objects) == 1 for index in range(20))

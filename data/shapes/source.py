@@ -15,7 +15,7 @@ from data.shapes.checker import parse, same_scene
 from data.shapes.programs import Program
 from data.shapes.render import render
 from data.shapes.scene import WORLDS, Scene
-from data.shapes.splits import SPLITS, draws_of, held_out, sample_split_scene, stated_held_out
+from data.shapes.splits import SPLITS, draws_of, held_out, occurs, sample_split_scene, stated_held_out
 
 if TYPE_CHECKING:
     from data.shapes.checker import Verdict
@@ -66,7 +66,7 @@ class Shapes:
                 raise ValueError(
                     f"sizes has {size}, whose shorter side is not image_size, {config.image_size}: change one of them"
                 )
-        if config.split in ("count", "relation") and WORLDS[config.world].num_objects[1] < 2:
+        if not occurs(config.split, WORLDS[config.world]):
             raise ValueError(f"the split {config.split!r} needs several objects, but {config.world!r} has one a scene")
         if config.num_questions < 0:
             raise ValueError(f"num_questions has to be 0 or more, not {config.num_questions}")

@@ -90,6 +90,11 @@ def hash_split(scene: Scene) -> str:
     return "train" if fraction < train else "val" if fraction < train + val else "test"
 
 
+def occurs(split: str, world: World) -> bool:
+    """Whether a world has scenes of a split: those of two splits have several objects."""
+    return split not in ("count", "relation") or world.num_objects[1] > 1
+
+
 def belongs(scene: Scene, split: str) -> bool:
     """Whether a scene can be an example's of the split."""
     return _fits(draws_of(scene), split) and _placed_for(scene, split)
