@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is checked out; `+` says that files differ from it.
+    """The commit that is checked out; `+` says that files differ from it, those of `docs/` aside: there results go.
 
     A copy that git does not know is of the commit that the environment's PLANTAIN_COMMIT says.
     """
@@ -30,7 +30,8 @@ def commit() -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno", "--", ":(top)", ":(top,exclude)docs")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("PLANTAIN_COMMIT", "unknown")
 
