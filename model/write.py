@@ -13,7 +13,7 @@ from torch import Tensor
 from model.cache import Memory
 from model.sampling import SamplingConfig, draw, stack
 from model.transformer import Transformer
-from tokenizer.sequence import ImageSegment, Segment, pack
+from tokenizer.sequence import HIDDEN, ImageSegment, Segment, pack
 from tokenizer.vocabulary import END, IMAGE, PAD, TEXT_START, Vocabulary
 
 _READ_AT_ONCE = 16  # sequences whose likelihood is computed together
@@ -116,7 +116,7 @@ def log_likelihoods(
     """Log probability, in nats, of each segment of sequences given those before it.
 
     Each id is predicted among those of its kind, as in training: codes among codes, text among text. Of an image, the
-    codes count; of a text, its ids.
+    codes count, hidden ones aside; of a text, its ids.
 
     Raises:
         ValueError: A sequence is longer than the model's.
@@ -140,11 +140,13 @@ def log_likelihoods(
             for number, segment in enumerate(segments):
                 stop = len(pack(segments[: number + 1], vocabulary, config.positions, end=False).ids)
                 if isinstance(segment, ImageSegment):
-                    stop, count, block = stop - 1, segment.codes.size, vocabulary.image_block  # before </image>
+                    known, block = segment.codes.reshape(-1) != HIDDEN, vocabulary.image_block
+                    at = torch.from_numpy(known.nonzero()[0]) + stop - 1 - known.size  # the last is </image>
                 else:
-                    count, block = len(segment.ids), vocabulary.text_block
-                logits = transformer.logits(hidden[row, stop - count - 1 : stop - 1], block)
-                targets = ids[row, stop - count : stop, None] - block.start
+                    at, block = torch.arange(stop - len(segment.ids), stop), vocabulary.text_block
+                at = at.to(device)
+                logits = transformer.logits(hidden[row, at - 1], block)
+                targets = ids[row, at, None] - block.start
                 shares.append(logits.log_softmax(-1).gather(1, targets).sum())
             results.append(torch.stack(shares))
     return results

@@ -8,7 +8,7 @@ import torch
 
 from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods, write_texts
-from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack
+from tokenizer.sequence import HIDDEN, ImageSegment, Segment, TextSegment, pack
 from tokenizer.vocabulary import END, IMAGE, TEXT_START, Vocabulary
 
 TEN = Vocabulary(num_text=256, codebook_size=10)
@@ -120,3 +120,16 @@ def test_the_log_likelihood_of_a_segment_depends_on_nothing_that_comes_later(tin
     for count in (1, 2):
         (part,) = log_likelihoods(transformer, TEN, [[picture, text, picture][:count]])
         assert part.tolist() == pytest.approx(whole[:count].tolist(), rel=1e-4)
+
+
+def test_hidden_codes_of_a_picture_have_no_likelihood(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=4)
+    masked, whole = ImageSegment(np.array([[1, HIDDEN, 3]]), weight=0.0), ImageSegment(np.array([[1, 2, 3]]))
+    (shares,) = log_likelihoods(transformer, TEN, [[masked, whole]])
+    packed = pack([masked], TEN, "grid", end=False)
+    ids, places = (torch.from_numpy(part)[None] for part in packed[:2])
+    with torch.no_grad():
+        logits = transformer.logits(transformer(ids, places))[0, :, TEN.image_start :].log_softmax(-1)
+    first = int(packed.is_image.argmax())
+    assert float(shares[0]) == pytest.approx(float(logits[first - 1, 1] + logits[first + 1, 3]), rel=1e-4)
+    assert bool(shares.isfinite().all())
