@@ -56,7 +56,7 @@ def main() -> None:
 
 def measure(plantain: Any, batch_size: int, rounds: int, precision: str, compiled: bool) -> dict[str, Any]:
     """Seconds of a step in each round, ids in a step, and what share of the machine's limit ours reaches."""
-    from model.objective import LanguageModel
+    from model.objective import LanguageModel, batch_of
     from sample import DEMO
     from tasks.text_to_image import text_to_image
     from tokenizer.sequence import pack
@@ -66,8 +66,7 @@ def measure(plantain: Any, batch_size: int, rounds: int, precision: str, compile
     prompt = plantain.text_tokenizer.encode(DEMO[0])
     codes = np.random.default_rng(0).integers(0, vocabulary.codebook_size, (batch_size, rows, columns))
     packed = [pack(text_to_image(prompt, grid, 0.1), vocabulary, config.positions) for grid in codes]
-    names = ("ids", "positions", "weights", "is_image")
-    batch = {name: torch.from_numpy(np.stack([getattr(p, name) for p in packed])).to(device) for name in names}
+    batch = {name: tensor.to(device) for name, tensor in batch_of(packed).items()}
     limited = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
     def step(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> Callable[[], None]:

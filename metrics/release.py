@@ -2,6 +2,7 @@
 
     python -m metrics.release checkpoints/shapes32 --runs runs/shapes32/{tokenizer,decoder,model}
     python -m metrics.release checkpoints/unified64 --runs checkpoints/shapes32 runs/unified32/model
+    python -m metrics.release checkpoints/unified64 --runs checkpoints/unified64 runs/more/model --keep 0.1
     python -m metrics.release checkpoints/unified64
 
 A shipped checkpoint in the place of runs brings its image tokenizer and what its own card says of it; and of the model,
@@ -14,6 +15,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from metrics.record import RESULTS
 from runtime.checkpoint import write_atomic
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, nargs="+", help="folders: image tokenizer (or a shipped model), ..., model"
     )
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the weights that the last run began with")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
@@ -45,6 +49,7 @@ def main() -> None:
     else:
         try:
             plantain = _gathered(arguments.runs)
+            _keep(plantain, arguments.keep)
         except ValueError as error:
             parser.error(str(error))
         plantain.recipe = _changed(plantain.recipe, arguments.recipe)
@@ -83,6 +88,28 @@ def _gathered(runs: Sequence[Path]) -> "Plantain":
     return plantain
 
 
+@torch.no_grad()
+def _keep(plantain: "Plantain", share: float) -> None:
+    """Moves weights part of the way back to those with which training began, and says so in the card.
+
+    Half-way, little of what was learnt is lost, and much of what was forgotten is back. Source: Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", 2022, whose alpha is one less `share`.
+    """
+    from model import Plantain
+
+    if not share:
+        return
+    run = list(plantain.card.values())[-1]
+    if not 0 < share < 1 or not (start := run["config"].get("start")):
+        raise ValueError(f"--keep {share} is for a share between 0 and 1, and for a run with a `start`")
+    first = Plantain.from_pretrained(start, "cpu", "fp32")
+    if first.text_tokenizer.to_json() != plantain.text_tokenizer.to_json():
+        raise ValueError(f"the run has other pieces of text than {start}: nothing of its weights can be kept")
+    for ours, theirs in zip(plantain.transformer.parameters(), first.transformer.parameters(), strict=True):
+        ours.lerp_(theirs, share)
+    run["kept"] = share
+
+
 def _changed(sampling: "SamplingConfig", pairs: Sequence[str]) -> "SamplingConfig":
     """Settings of sampling, but for those given as key=value."""
     from runtime.config import from_dict, to_dict
@@ -109,6 +136,8 @@ def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
             lines.append(f"  - at commit {start['commit']} on {machine['accelerator'] or machine['processor']},")
             note = f"; {start['note']}" if "note" in start else ""
             lines.append(f"    {machine['cores']} cores, torch {machine['torch']}{note}")
+        if "kept" in run:
+            lines.append(f"  - moved by {run['kept']:.0%} of the way back to the weights with which it began")
     lines += [
         f"- **data**: `{json.dumps(list(card.values())[-1]['config']['data'])}`",
         "- **licence**: MIT",

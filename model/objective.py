@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from data.codes import Encoded, encode_source, grids_of
@@ -78,25 +78,50 @@ class LanguageModel(nn.Module):
         ids: Int[Tensor, "b t"],
         positions: Int[Tensor, "b t 2"],
         weights: Float[Tensor, "b t"],
-        is_image: Bool[Tensor, "b t"],
+        codes: Int[Tensor, " n"],
+        text: Int[Tensor, " m"],
         step: int,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        hidden = self.transformer(ids[:, :-1], positions[:, :-1])
+        """The loss and its parts; see `batch_of`."""
+        hidden = self.transformer(ids[:, :-1], positions[:, :-1]).flatten(0, 1)
         # From here on everything belongs to the id that is predicted: labels, weights and z-loss shift together.
-        targets, weights, is_image = ids[:, 1:], weights[:, 1:], is_image[:, 1:]
-        total = hidden.new_zeros(len(ids), dtype=torch.float32)
+        targets, weights = ids[:, 1:].flatten(), weights[:, 1:]
+        counts, total = weights.flatten(), hidden.new_zeros(len(ids), dtype=torch.float32)
         figures = {}
-        for name, chosen, block in (
-            ("image", is_image & (weights > 0), self.vocabulary.image_block),
-            ("text", ~is_image & (weights > 0), self.vocabulary.text_block),
+        for name, places, block in (
+            ("image", codes, self.vocabulary.image_block),
+            ("text", text, self.vocabulary.text_block),
         ):
-            logits = self.transformer.logits(hidden[chosen], block)
-            losses, counts = F.cross_entropy(logits, targets[chosen] - block.start, reduction="none"), weights[chosen]
-            figures[f"{name}_loss"] = (losses.detach() * counts).sum() / counts.sum().clamp_min(1e-6)
+            logits, weight = self.transformer.logits(hidden[places], block), counts[places]
+            losses = F.cross_entropy(logits, targets[places] - block.start, reduction="none")
+            figures[f"{name}_loss"] = (losses.detach() * weight).sum() / weight.sum().clamp_min(1e-6)
             losses = losses + self.z_loss * logits.logsumexp(-1) ** 2
-            total = total.index_add(0, chosen.nonzero()[:, 0], losses * counts)
+            total = total.index_add(0, places // weights.shape[1], losses * weight)
         # A mean over examples of means over their ids: the same however a batch is divided.
         return (total / weights.sum(1).clamp_min(1e-6)).mean(), figures
+
+
+def batch_of(items: Sequence[Packed]) -> dict[str, Tensor]:
+    """Sequences as one batch, padded on the right; weights of zero keep the padding out of the loss.
+
+    Returns:
+        ids, positions, weights: (b, t), (b, t, 2) and (b, t).
+        codes, text: which of `ids[:, 1:]`, flattened, are codes and text to predict. To find them takes a look at the
+            batch, for which a GPU would have to wait and a compiled forward pass to break off.
+    """
+    longest = max(len(item.ids) for item in items)
+    batch = {
+        "ids": torch.full((len(items), longest), PAD),
+        "positions": torch.zeros(len(items), longest, 2, dtype=torch.long),
+        "weights": torch.zeros(len(items), longest),
+        "is_image": torch.zeros(len(items), longest, dtype=torch.bool),
+    }
+    for row, item in enumerate(items):
+        for name, tensor in batch.items():
+            tensor[row, : len(item.ids)] = torch.from_numpy(getattr(item, name))
+    is_image, predicted = batch.pop("is_image")[:, 1:], batch["weights"][:, 1:] > 0
+    places = {"codes": predicted & is_image, "text": predicted & ~is_image}
+    return batch | {name: chosen.flatten().nonzero()[:, 0] for name, chosen in places.items()}
 
 
 def _texts(examples: Iterable[Encoded]) -> Iterator[str]:
@@ -201,18 +226,7 @@ class NextIdObjective:
         return len(item.ids)
 
     def collate(self, items: list[Packed]) -> dict[str, Tensor]:
-        """Pads on the right; weights of zero keep the padding out of the loss."""
-        longest = max(len(item.ids) for item in items)
-        batch = {
-            "ids": torch.full((len(items), longest), PAD),
-            "positions": torch.zeros(len(items), longest, 2, dtype=torch.long),
-            "weights": torch.zeros(len(items), longest),
-            "is_image": torch.zeros(len(items), longest, dtype=torch.bool),
-        }
-        for row, item in enumerate(items):
-            for name, tensor in batch.items():
-                tensor[row, : len(item.ids)] = torch.from_numpy(getattr(item, name))
-        return batch
+        return batch_of(items)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:

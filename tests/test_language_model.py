@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.objective import LanguageModel
+from model.objective import LanguageModel, batch_of
 from model.transformer import ModelConfig
 from tokenizer.sequence import pack
 from tokenizer.vocabulary import TEXT_START, Vocabulary
@@ -43,14 +43,7 @@ def test_the_loss_is_as_by_hand(tiny_transformer: Callable):
         means.append(total / weight)
     assert weight == pytest.approx((4 + 2) + 0.25)  # the codes, <image> and <end>, and the last caption's one id
 
-    longest = max(len(packed.ids) for packed in packs) + 2
-    batch = {name: [] for name in packs[0]._fields}
-    for packed in packs:
-        for name in batch:
-            part = torch.from_numpy(getattr(packed, name))
-            padding = torch.zeros((longest - len(part), *part.shape[1:]), dtype=part.dtype)
-            batch[name].append(torch.cat([part, padding]))
-    found, figures = model(**{name: torch.stack(parts) for name, parts in batch.items()}, step=0)
+    found, figures = model(**batch_of(packs), step=0)
     assert float(found.detach()) == pytest.approx(np.mean(means), rel=1e-5)
     for name, pairs in losses.items():  # each id weighs as it counts
         values, counts = zip(*pairs, strict=True)
@@ -66,5 +59,17 @@ def test_an_untrained_model_is_as_unsure_as_its_vocabulary_is_large():
     model = LanguageModel(Transformer(config, vocabulary.size), vocabulary, z_loss=0.0)
     ids = torch.randint(vocabulary.image_start, vocabulary.size, (4, 30))
     positions = torch.arange(30)[None, :, None].expand(4, 30, 2)
-    loss, _ = model(ids, positions, torch.ones(4, 30), ids >= vocabulary.image_start, step=0)
+    loss, _ = model(ids, positions, torch.ones(4, 30), torch.arange(4 * 29), torch.arange(0), step=0)
     assert float(loss.detach()) == pytest.approx(math.log(500), rel=0.02)
+
+
+@pytest.mark.compile
+def test_the_loss_is_one_graph(tiny_transformer: Callable):
+    """Nothing in it waits for the device or stops the compiler."""
+    from tasks.text_to_image import text_to_image
+
+    vocabulary = Vocabulary(num_text=256, codebook_size=5)
+    model = LanguageModel(tiny_transformer(vocabulary.size), vocabulary, z_loss=0.01)
+    packs = [pack(text_to_image([TEXT_START + 3], np.zeros((2, 2), int), 0.25), vocabulary, "grid") for _ in range(2)]
+    found = torch._dynamo.explain(model)(**batch_of(packs), step=0)
+    assert found.graph_count == 1 and not found.break_reasons

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics.release import _shipped, main
+from metrics.release import _keep, _shipped, main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
 from model.sampling import SamplingConfig
@@ -98,6 +98,18 @@ def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path
     (tmp_path / "old/config.json").write_text(json.dumps({"card": card}))
     assert _shipped(tmp_path / "old", whole=False) == {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}}
     assert list(_shipped(tmp_path / "old", whole=True)) == ["tokenizer", "decoder", "old"]
+
+
+def test_a_release_moves_weights_back_to_those_that_training_began_with(first: Path):
+    begun, trained = Plantain.from_pretrained(first, "cpu"), Plantain.from_pretrained(first, "cpu")
+    trained.card = {"tokenizer": {}, "model": {"config": {"start": str(first)}}}
+    with torch.no_grad():
+        trained.transformer.head.weight += 1
+    _keep(trained, 0.25)
+    torch.testing.assert_close(trained.transformer.head.weight, begun.transformer.head.weight + 0.75)
+    assert trained.card["model"]["kept"] == 0.25
+    with pytest.raises(ValueError, match="a share between 0 and 1"):
+        _keep(trained, 1.0)
 
 
 def test_what_another_model_knows_is_taken_over_piece_of_text_by_piece(folder: Path, first: Path):
