@@ -242,12 +242,12 @@ def _cases(rng: np.random.Generator, scene: Scene, world: World, split: str) -> 
     """The questions that can be asked of a scene, by sort and answer; of each related pair, one wording drawn."""
     cases: dict[Case, list[Question]] = defaultdict(list)
     present = Counter(kind for obj in scene.objects for kind in descriptions(obj))
-    for kind in _mentionable(world, split):
+    for kind, how_many, exists in _countable(world, split):
         number = present[kind]
-        if number < 2 or stated_held_out(stated(HowMany(kind), NUMBERS[number])) <= {split}:
-            cases[HowMany, NUMBERS[number]].append(HowMany(kind))
+        if number < 2 or stated_held_out(stated(how_many, NUMBERS[number])) <= {split}:
+            cases[HowMany, NUMBERS[number]].append(how_many)
         if kind != Kind():
-            cases[Exists, "yes" if number else "no"].append(Exists(kind))
+            cases[Exists, "yes" if number else "no"].append(exists)
 
     names = {obj: referents(obj, scene) for obj in scene.objects}
     for obj, kinds in names.items():
@@ -255,10 +255,9 @@ def _cases(rng: np.random.Generator, scene: Scene, world: World, split: str) -> 
             asking = [sort(kind) for kind in kinds if getattr(kind, attribute) is None]
             if asking:
                 cases[sort, getattr(obj, attribute)] += asking
-        for sort in _HALVES:
-            for question in map(sort, kinds):
-                if said := reply(question, scene, SLACK):
-                    cases[sort, said].append(question)
+        for sort in _HALVES:  # of one object, so the answer is the same in whatever words it is asked
+            if kinds and (said := reply(sort(kinds[0]), scene, SLACK)):
+                cases[sort, said] += map(sort, kinds)
     cases[WhatBackground, scene.background].append(WhatBackground())
     named = [kinds for kinds in names.values() if kinds]
     for first, second in permutations(named, 2):
@@ -271,10 +270,11 @@ def _cases(rng: np.random.Generator, scene: Scene, world: World, split: str) -> 
 
 
 @lru_cache
-def _mentionable(world: World, split: str) -> tuple[Kind, ...]:
-    """Everything that can be said of one object without mentioning what other splits hold out."""
+def _countable(world: World, split: str) -> tuple[tuple[Kind, HowMany, Exists], ...]:
+    """All that can be said of one object without mentioning what other splits hold out, and asked of it."""
     said = product((None, *world.shapes), (None, *COLOURS), (None, *SIZES))
-    return tuple(Kind(*triple) for triple in said if held_out([triple]) <= {split})
+    kinds = [Kind(*triple) for triple in said if held_out([triple]) <= {split}]
+    return tuple((kind, HowMany(kind), Exists(kind)) for kind in kinds)
 
 
 @lru_cache
