@@ -51,6 +51,12 @@ def main() -> None:
     world = world_of(plantain.card)
     if world is None:
         parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes")
+    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
+    config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
+    config |= {"image_guidance": arguments.image_guidance, "num_cases": arguments.num_cases, "world": world}
+    if arguments.best_of > 1:
+        config["settings"] = settings | {"best_of": arguments.best_of, "effort": arguments.effort}
+    out = arguments.out or RESULTS / f"abilities-{Path(arguments.checkpoint).name}.json"
     figures: dict[str, Any] = {}
     for split in arguments.splits:
         cases = Cases(plantain, split, arguments.num_cases, world)
@@ -60,13 +66,7 @@ def main() -> None:
             extra |= {"best_of": arguments.best_of, "effort": arguments.effort} if name in FROM_WORDS else {}
             figures[split][name] = JUDGES[name](plantain, cases, arguments.seed, settings | extra)
             print(split, name, figures[split][name], flush=True)
-    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
-    config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
-    config |= {"image_guidance": arguments.image_guidance, "num_cases": arguments.num_cases, "world": world}
-    if arguments.best_of > 1:
-        config["settings"] = settings | {"best_of": arguments.best_of, "effort": arguments.effort}
-    out = arguments.out or RESULTS / f"abilities-{Path(arguments.checkpoint).name}.json"
-    record(out, figures, arguments.seed, config, time.perf_counter() - started)
+            record(out, figures, arguments.seed, config, time.perf_counter() - started)  # a later one may take an hour
     print(f"wrote {out}")
 
 
