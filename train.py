@@ -1,5 +1,5 @@
 """Train what a config names: an image tokenizer, its decoder further, the autoregressive model on its codes, first to
-read pictures and then all that it is to do, its diffusion twin, or all.
+read pictures and then all that it is to do, then on pictures of its own, its diffusion twin, or all.
 
     python train.py --config configs/shapes32.yaml
     python train.py --config configs/shapes64.yaml model.loop.num_steps=20000 model.network.depth=8
@@ -25,6 +25,7 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
     # Heavy imports come after the arguments, so that --help answers at once.
     from diffusion.objective import TwinTraining
     from model.objective import ModelTraining
+    from model.reinforce import Reinforcement
     from runtime.config import load_config
     from tokenizer.objective import TokenizerTraining
 
@@ -33,6 +34,7 @@ def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[Any]:
         ("decoder", TokenizerTraining | None, None),
         ("reading", ModelTraining | None, None),
         ("model", ModelTraining | None, None),
+        ("reinforced", Reinforcement | None, None),
         ("twin", TwinTraining | None, None),
     ]
     config = load_config(make_dataclass("Runs", parts, frozen=True), path, overrides)

@@ -245,20 +245,14 @@ def _guided(requests: Sequence[ImageRequest], rank: int) -> list[int]:
     return [index for index, request in enumerate(requests) if len(request.guiding) > rank]
 
 
-def choose(
-    transformer: Transformer,
-    block: slice,
-    choice: Choice,
-    hidden: Float[Tensor, "s w d"],
-    places: Int[Tensor, "b w"],
-) -> tuple[Int[Tensor, "b w"], Bool[Tensor, "b w"]]:
-    """An id of the block for each place, from the hidden state before it, and whether its logits are finite.
+def guided(choice: Choice, hidden: Float[Tensor, "s w d"], places: Int[Tensor, "b w"]) -> Float[Tensor, "b w d"]:
+    """The hidden states that rows draw from: their own, pushed where their guides say.
 
-    Places are indices into a row's own sequence.
+    The head is linear without bias: to combine hidden states is to combine logits, at half the head's work. Places are
+    indices into a row's own sequence.
     """
-    batch, width = places.shape
+    batch = len(places)
     states, others = hidden[:batch].float(), hidden[batch:]
-    # The head is linear without bias: to combine hidden states is to combine logits, at half the head's work.
     for rows, weights in zip(choice.guided, choice.weights, strict=True):
         count = len(rows)
         if not count:
@@ -268,7 +262,19 @@ def choose(
         push = (others[:count].float() - own.float()) * (weights[:, None] * (at < until[:, None]))[:, :, None]
         states = states + push if every else states.index_add(0, rows, push)
         others = others[count:]
-    logits = transformer.logits(states.type_as(hidden), block)
+    return states.type_as(hidden)
+
+
+def choose(
+    transformer: Transformer,
+    block: slice,
+    choice: Choice,
+    hidden: Float[Tensor, "s w d"],
+    places: Int[Tensor, "b w"],
+) -> tuple[Int[Tensor, "b w"], Bool[Tensor, "b w"]]:
+    """An id of the block for each place, from the hidden state before it, and whether its logits are finite."""
+    batch, width = places.shape
+    logits = transformer.logits(guided(choice, hidden, places), block)
     seeds, samples = (numbers.repeat_interleave(width) for numbers in (choice.seeds, choice.samples))
     settings = choice.settings.repeat(width)
     ids = draw(logits.flatten(0, 1), settings, seeds, samples, places.flatten(), choice.ids)

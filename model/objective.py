@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.codes import Encoded, encode_source, grids_of
-from data.example import Example
+from data.example import Source
 from data.pictures import by_shape, grid
 from data.sources import SourceConfig, open_source
 from model import draft
@@ -241,26 +241,9 @@ class NextIdObjective:
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch["ids"])
         figures = {name: value / len(sequences) for name, value in sums.items()}
-        if count := min(self.config.num_samples, len(self.validation)):
-            examples = [self.validation[index] for index in range(count)]
-            prompts = [example.text for example in examples]
-            pixels = self._draw(model.transformer, examples)
-            folder.mkdir(parents=True, exist_ok=True)
-            grid(pixels).save(folder / "samples.png")
-            (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-            if (verdict := getattr(self.validation, "verdict", None)) is not None:
-                figures["prompt_adherence"] = float(np.mean([verdict(i, image).ok for i, image in enumerate(pixels)]))
-        return figures
-
-    def _draw(self, transformer: Transformer, examples: Sequence[Example]) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-        """A picture of each example's text, as large as its own; those of one size are drawn together."""
-        plantain = self.plantain(transformer)
-        pixels: dict[int, np.ndarray] = {}
-        for places in by_shape([example.image for example in examples]):
-            height, width, _ = examples[places[0]].image.shape
-            drawn = plantain.generate([examples[place].text for place in places], first=places, size=(height, width))
-            pixels.update(zip(places, map(np.asarray, drawn.images), strict=True))
-        return [pixels[place] for place in range(len(examples))]
+        return figures | sample_prompts(
+            self.plantain(model.transformer), self.validation, self.config.num_samples, folder
+        )
 
     def plantain(self, transformer: Transformer) -> Plantain:
         card, guesses = {"config": to_dict(self.config)}, self.draft.to(transformer.head.weight.device)
@@ -271,6 +254,29 @@ class NextIdObjective:
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)
         self.plantain(model.transformer).save_pretrained(folder)
+
+
+def sample_prompts(plantain: Plantain, source: Source, count: int, folder: Path) -> dict[str, float]:
+    """Draws a source's first prompts into a folder, each picture as large as the example's own.
+
+    Returns:
+        prompt_adherence: share of the pictures with every stated fact right, where the source can tell.
+    """
+    examples = [source[index] for index in range(min(count, len(source)))]
+    if not examples:
+        return {}
+    pixels: dict[int, np.ndarray] = {}
+    for places in by_shape([example.image for example in examples]):
+        height, width, _ = examples[places[0]].image.shape
+        drawn = plantain.generate([examples[place].text for place in places], first=places, size=(height, width))
+        pixels.update(zip(places, map(np.asarray, drawn.images), strict=True))
+    drawn = [pixels[place] for place in range(len(examples))]
+    folder.mkdir(parents=True, exist_ok=True)
+    grid(drawn).save(folder / "samples.png")
+    (folder / "prompts.txt").write_text("\n".join(example.text for example in examples) + "\n")
+    if (verdict := getattr(source, "verdict", None)) is None:
+        return {}
+    return {"prompt_adherence": float(np.mean([verdict(i, image).ok for i, image in enumerate(drawn)]))}
 
 
 def _listed(grids: Iterable[tuple[int, int]]) -> str:

@@ -185,7 +185,7 @@ class Plantain(Pretrained):
         shapes = (codes.shape for codes in seen)
         hidden = [self._hidden(*each) for each in zip(pictures, holes, shapes, strict=True)]
         sampling, how = self._parted(options)
-        requests = self._filling(seen, hidden, prompts, num_images, seed, sampling)
+        requests = self.fillings(seen, hidden, prompts, num_images, seed, sampling)
         labels = [text for text in prompts for _ in range(num_images)]
         return draw_best(self, requests, labels, best_of, effort, progress=progress, **how)
 
@@ -230,10 +230,10 @@ class Plantain(Pretrained):
         inside = slice(top, top + codes.shape[0]), slice(left, left + codes.shape[1])
         whole[inside], hidden[inside] = codes, False
         sampling, how = self._parted(options)
-        requests = self._filling([whole], [hidden], [prompt], num_images, seed, sampling)
+        requests = self.fillings([whole], [hidden], [prompt], num_images, seed, sampling)
         return draw_best(self, requests, [prompt] * num_images, best_of, effort, progress=progress, **how)
 
-    def _filling(
+    def fillings(
         self,
         seen: Sequence[Int[np.ndarray, "_ _"]],
         hidden: Sequence[Bool[np.ndarray, "_ _"]],
@@ -242,7 +242,7 @@ class Plantain(Pretrained):
         seed: int,
         sampling: SamplingConfig,
     ) -> list[ImageRequest]:
-        """Requests for pictures of which some codes are hidden and the others known."""
+        """As `requests`, for pictures of which some codes are hidden and the others known."""
         requests = []
         for codes, holes, text in zip(seen, hidden, prompts, strict=True):
             if not text.strip():

@@ -149,7 +149,7 @@ def _edit(story: Story) -> None:
 
 def _inpaint(story: Story) -> None:
     codes, caption, (encode, said, _) = story.example.codes, story.caption(), story.telling
-    story.segments += inpainting(codes, _hole(codes.shape, story.rng), caption, encode, said)
+    story.segments += inpainting(codes, hole(codes.shape, story.rng), caption, encode, said)
     story.draw()
 
 
@@ -221,7 +221,7 @@ def _choose(chooser: np.random.Generator, mixture: Mixture, abilities: Iterable[
     return names[chooser.choice(len(names), p=shares / shares.sum())]
 
 
-def _hole(shape: tuple[int, ...], rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
+def hole(shape: tuple[int, ...], rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
     """What is hidden of a picture: a rectangle, or everything but one."""
     rows, columns = (np.sort(rng.choice(side + 1, 2, replace=False)) for side in shape)
     inside = np.zeros(shape, bool)

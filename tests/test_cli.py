@@ -227,7 +227,7 @@ def test_training_without_its_image_tokenizer_says_where_it_was_looked_for(call:
 
 def test_a_config_without_any_run_says_what_it_needs(call: Callable):
     status, _, error = call(train, "--config", ROOT / "configs/debug.yaml", "tokenizer=null", "model=null")
-    assert status == 2 and "needs one of the sections tokenizer, decoder, reading, model, twin" in error
+    assert status == 2 and "needs one of the sections tokenizer, decoder, reading, model, reinforced, twin" in error
 
 
 def test_a_missing_config_says_which_there_are(call: Callable):

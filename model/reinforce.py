@@ -1,0 +1,251 @@
+"""Training the autoregressive model on its own pictures: what shows all that was asked for becomes likelier.
+
+    example --requests--> several pictures --verdict--> right or wrong --beside one another--> loss
+
+Nothing but verdicts is learnt from, so this needs a source that judges exactly, and a model that is right now and then:
+where it always is, or never, there is nothing to learn. Few steps do much, since they teach no new pictures: what is
+right of some pictures of a prompt becomes right of most.
+
+Source: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019, equation 8.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from data.pictures import to_images
+from data.shapes.source import Shapes, ShapesConfig
+from model.drawing import draw
+from model.generate import ImageRequest, choice_of, guided, open_streams
+from model.objective import sample_prompts
+from model.plantain import Plantain
+from model.sampling import SamplingConfig
+from model.transformer import Transformer
+from runtime.config import to_dict
+from runtime.loop import LoopConfig
+from tasks.mixture import hole
+from tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Reinforcement:
+    """A run that goes on with a trained model: it draws, what it draws is judged, and that is what it learns from."""
+
+    # a step's batch are examples, of each of which several pictures are drawn
+    loop: LoopConfig
+    # what is asked for, judged exactly
+    data: ShapesConfig
+    validation: ShapesConfig
+    # checkpoint folder of the model to go on with; drawn from as its recipe says
+    start: str
+    # pictures of each example, at least 2, that are judged beside one another
+    num_drawn: int = 8
+    # share of the examples of whose true picture a part is given
+    inpaint: float = 0.0
+    # pictures that are drawn at once, and then read at once
+    at_once: int = 64
+    # prompts of the validation set that are drawn and checked at each evaluation
+    num_samples: int = 64
+
+    def __post_init__(self) -> None:
+        if self.num_drawn < 2:
+            raise ValueError(
+                f"num_drawn is {self.num_drawn}, but must be at least 2: one picture has nothing beside it"
+            )
+        if not 0 <= self.inpaint <= 1:
+            raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
+
+    def build(self, device: torch.device) -> "ReinforcedObjective":
+        return ReinforcedObjective(self, device)
+
+
+class Attempt(NamedTuple):
+    """Pictures that were drawn of some examples: all of the first, then all of the second, ..."""
+
+    requests: list[ImageRequest]
+    codes: list[Int[np.ndarray, "_ _"]]
+    # 1 where all that was asked for is shown
+    right: Float[Tensor, "examples pictures"]
+
+
+class Policy(nn.Module):
+    """The transformer and its loss: what it draws of examples, weighed by how it compares with its other pictures.
+
+    `attempt` draws with the same transformer. It is a function and no method, since the average of the weights is made
+    from a copy of all that this holds.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        vocabulary: Vocabulary,
+        attempt: Callable[[list[int], int], Attempt],
+        at_once: int,
+    ) -> None:
+        super().__init__()
+        self.transformer, self.vocabulary, self.attempt, self.at_once = transformer, vocabulary, attempt, at_once
+
+    def forward(self, examples: Int[Tensor, " n"], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        requests, codes, right = self.attempt(examples.tolist(), step)
+        count = right.shape[1]
+        # how much better than the mean of the others of its example
+        better = ((right - right.mean(1, keepdim=True)) * count / (count - 1)).flatten()
+        telling = better.nonzero()[:, 0].tolist() or [
+            0
+        ]  # the others have no gradient; one at least, for a loss to have
+        loss = torch.zeros((), device=right.device)
+        for start in range(0, len(telling), self.at_once):
+            some = telling[start : start + self.at_once]
+            drawn = [codes[each] for each in some]
+            likely = log_probabilities(self.transformer, self.vocabulary, [requests[each] for each in some], drawn)
+            loss = loss - (better[some] * likely).sum()
+        figures = {"right": right.mean(), "telling": (better != 0).float().mean()}
+        return loss / len(requests), figures
+
+
+def log_probabilities(
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    requests: Sequence[ImageRequest],
+    codes: Sequence[Int[np.ndarray, "_ _"]],
+) -> Float[Tensor, " n"]:
+    """Log probability, in nats, with which each request draws such a picture: guidance and temperature included.
+
+    Codes that a request gives do not count. Guides have no gradient: what they are is not to change.
+
+    Raises:
+        ValueError: A request has temperature 0, or filters, which leave no gradient where they cut.
+    """
+    for request in requests:
+        sampling = request.sampling
+        if sampling != SamplingConfig(sampling.guidance, sampling.guidance_until, sampling.temperature) or (
+            sampling.temperature == 0
+        ):
+            raise ValueError(f"{sampling} draws by more than a temperature above 0: leave out top_k, top_p and min_p")
+    block, device = vocabulary.image_block, transformer.head.weight.device
+    streams = open_streams(requests, vocabulary, transformer.config.positions, device, padding=0)
+    choice = choice_of(requests, streams, block)
+    longest = int(streams.num_codes.max())
+    targets, counted = torch.zeros(len(codes), longest, dtype=torch.long), torch.zeros(len(codes), longest)
+    for row, (request, grid) in enumerate(zip(requests, codes, strict=True)):
+        targets[row, : grid.size] = torch.from_numpy(grid.reshape(-1))
+        drawn = np.ones(grid.shape, bool) if request.known is None else request.known < 0
+        counted[row, : grid.size] = torch.from_numpy(drawn.reshape(-1))
+    targets, counted = targets.to(device), counted.to(device)
+    places = streams.last[:, None] + 1 + torch.arange(longest, device=device)
+    ids = streams.ids.scatter(1, places, targets[streams.owner] + block.start)
+    own, guides = slice(len(requests)), slice(len(requests), None)
+    hidden = transformer(ids[own], streams.positions[own])
+    if len(ids) > len(requests):
+        with torch.no_grad():
+            others = transformer(ids[guides], streams.positions[guides])
+        hidden = torch.cat([hidden, others])
+    hidden = hidden.gather(1, (places - 1)[:, :, None].expand(-1, -1, hidden.shape[-1]))
+    logits = transformer.logits(guided(choice, hidden, places[own]), block).float()
+    likely = (logits / choice.settings.temperature[:, :, None]).log_softmax(-1).gather(-1, targets[:, :, None])[..., 0]
+    return (likely * counted).sum(1)
+
+
+class Numbers(torch.utils.data.Dataset[int]):
+    """The examples' numbers: what is asked for is made where it is drawn."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        return key[1]
+
+
+class ReinforcedObjective:
+    """See runtime.loop.Objective."""
+
+    def __init__(self, config: Reinforcement, device: torch.device) -> None:
+        self.config = config
+        self.source, self.validation = Shapes(config.data), Shapes(config.validation)
+        self.plantain = Plantain.from_pretrained(config.start, device, "fp32")
+        self.plantain.must_know("text_to_image")
+        if config.inpaint:
+            self.plantain.must_know("inpaint")
+        self.plantain.card = {"config": to_dict(config)}
+        transformer, workers = self.plantain.transformer.requires_grad_(True), config.loop.num_workers
+        # Judging takes a core longer than drawing takes a GPU.
+        self.judges = ProcessPoolExecutor(workers, get_context("forkserver")) if workers else None
+        attempt = lambda numbers, step: self.attempt(numbers, step)  # noqa: E731
+        self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once)
+
+    def requests(self, number: int, step: int) -> list[ImageRequest]:
+        """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""
+        plantain, count, example = self.plantain, self.config.num_drawn, self.source[number]
+        rng = np.random.default_rng((self.config.loop.seed, step, number))
+        if rng.random() < self.config.inpaint:
+            images = to_images(example.image[None]).to(plantain.device)
+            codes = plantain.image_tokenizer.encode(images)[0].cpu().numpy()
+            hidden = hole(codes.shape, rng)
+            while hidden.mean() < 0.2:  # of so few codes hardly any come out wrong
+                hidden = hole(codes.shape, rng)
+            made = plantain.fillings([codes], [hidden], [example.text], count, 0, plantain.recipe)
+        else:
+            made = plantain.requests([example.text], count, size=example.image.shape[:2])
+        first = (step * len(self.source) + number) * count  # no two pictures of a run share their noise
+        return [replace(each, seed=self.config.loop.seed, sample=first + place) for place, each in enumerate(made)]
+
+    @torch.no_grad()
+    def attempt(self, numbers: list[int], step: int) -> Attempt:
+        """Draws and judges several pictures of each example."""
+        requests = [request for number in numbers for request in self.requests(number, step)]
+        asked = [number for number in numbers for _ in range(self.config.num_drawn)]
+        # pictures that are alike in length come to one batch
+        order = sorted(range(len(requests)), key=lambda each: _size(requests[each]))
+        device = self.plantain.device
+        with torch.autocast(device.type, enabled=False):  # its memory of keys and values has the weights' precision
+            drawn = draw(self.plantain, [requests[each] for each in order], [None] * len(order), self.config.at_once)
+        judged = [asked[each] for each in order], map(np.asarray, drawn.images)
+        verdicts = (self.judges.map if self.judges else map)(self.source.verdict, *judged)
+        right, codes = torch.zeros(len(requests)), [drawn.codes[0]] * len(requests)
+        for each, grid, verdict in zip(order, drawn.codes, verdicts, strict=True):
+            codes[each], right[each] = grid, float(verdict.ok)
+        return Attempt(requests, codes, right.view(len(numbers), -1).to(device))
+
+    def outer_parameters(self) -> list[Tensor]:
+        """As where the model was trained first."""
+        return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
+
+    def dataset(self) -> Numbers:
+        return Numbers(len(self.source))
+
+    def length(self, item: int) -> int:
+        return 1
+
+    def collate(self, items: list[int]) -> dict[str, Tensor]:
+        return {"examples": torch.tensor(items)}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, folder: Path) -> dict[str, float]:
+        """Pictures of the validation set's first prompts, and the share of them that is right."""
+        return sample_prompts(self._with(model), self.validation, self.config.num_samples, folder)
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        self._with(model).save_pretrained(folder)
+
+    def _with(self, model: nn.Module) -> Plantain:
+        """The model that it began with, but for the weights."""
+        assert isinstance(model, Policy)
+        plantain = copy(self.plantain)
+        plantain.transformer = model.transformer
+        return plantain
+
+
+def _size(request: ImageRequest) -> tuple[int, ...]:
+    return request.known is not None, *request.grid

@@ -1,0 +1,139 @@
+"""A model learns from what its own pictures show: what is right becomes likelier, whatever it was drawn with."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.shapes.source import Shapes
+from model import Plantain
+from model.generate import guides_of
+from model.reinforce import Reinforcement, log_probabilities
+from model.sampling import SamplingConfig
+from runtime.config import from_dict
+from runtime.loop import train
+from tokenizer.sequence import ImageSegment, pack
+
+
+def alone(plantain: Plantain, segments: list, codes: np.ndarray) -> torch.Tensor:
+    """The logits of a picture's codes after these segments, from a pass over the whole sequence."""
+    packed = pack([*segments, ImageSegment(codes)], plantain.vocabulary, "grid", end=False)
+    hidden = plantain.transformer(torch.from_numpy(packed.ids)[None], torch.from_numpy(packed.positions)[None])[0]
+    return plantain.transformer.logits(hidden[-codes.size - 2 : -2], plantain.vocabulary.image_block)
+
+
+def test_a_pictures_probability_is_that_with_which_it_is_drawn(tiny: Callable):
+    plantain = tiny(recipe=SamplingConfig(guidance=2.5, temperature=0.5))
+    square, wide = np.array([[1, 5], [8, 0]]), np.array([[3, 2, 4], [7, 6, 1]])
+    hidden = np.array([[True, False, True], [False, False, True]])
+    requests = plantain.requests(["a red circle"], size=(8, 8)) + plantain.requests(["two green rings"], size=(8, 12))
+    requests += plantain.fillings([wide], [hidden], ["a red circle"], 1, 0, plantain.recipe)
+    found = log_probabilities(plantain.transformer, plantain.vocabulary, requests, [square, wide, wide])
+    for request, codes, value in zip(requests, [square, wide, wide], found, strict=True):
+        own = alone(plantain, list(request.segments), codes)
+        other = alone(plantain, list(request.guiding[0].segments), codes)
+        likely = ((other + 2.5 * (own - other)) / 0.5).log_softmax(-1)
+        likely = likely[torch.arange(codes.size), torch.from_numpy(codes.reshape(-1))]
+        drawn = torch.ones(codes.size, dtype=torch.bool) if request.known is None else torch.from_numpy(hidden.ravel())
+        torch.testing.assert_close(value, likely[drawn].sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_with_a_narrow_temperature_what_is_drawn_is_nearly_certain(tiny: Callable):
+    plantain = tiny(recipe=SamplingConfig(guidance=1.5, temperature=1e-3))
+    drawn = plantain.generate(["a red circle", "two green rings"], seed=3)
+    requests = plantain.requests(["a red circle", "two green rings"], seed=3)
+    found = log_probabilities(plantain.transformer, plantain.vocabulary, requests, drawn.codes)
+    others = [(codes + 1) % 9 for codes in drawn.codes]
+    assert (found.exp() > 0.9).all()
+    assert (log_probabilities(plantain.transformer, plantain.vocabulary, requests, others) < -100).all()
+
+
+def test_guides_have_no_gradient_and_the_picture_has(tiny: Callable):
+    plantain = tiny(recipe=SamplingConfig(guidance=2.0, temperature=0.5))
+    plantain.transformer.requires_grad_(True)
+    request, codes = plantain.requests(["a red circle"])[0], np.array([[1, 5], [8, 0]])
+    only_guided = replace(request, segments=[], guides=guides_of(0.0, request.segments))  # all weight is the guide's
+    gradients = []
+    for each in (request, only_guided):
+        plantain.transformer.zero_grad()
+        log_probabilities(plantain.transformer, plantain.vocabulary, [each], [codes]).sum().backward()
+        gradients.append(plantain.transformer.blocks[0].mlp.up.weight.grad.abs().max())
+    assert gradients[0] > 1e-3 and gradients[1] < 1e-6
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_what_cuts_off_draws_is_refused(tiny: Callable, setting: dict):
+    plantain = tiny()
+    requests = plantain.requests(["a red circle"], sampling=plantain.sampling(**setting))
+    with pytest.raises(ValueError, match="leave out top_k, top_p and min_p"):
+        log_probabilities(plantain.transformer, plantain.vocabulary, requests, [np.zeros((2, 2), np.int64)])
+
+
+@pytest.mark.parametrize("setting, said", [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1")])
+def test_a_run_that_can_not_teach_is_refused(tmp_path: Path, setting: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, "wrong", **setting)
+
+
+def run(folder: Path, name: str, loop: dict | None = None, **changes) -> Reinforcement:
+    data = dict(kind="shapes", world="single32", image_size=8, num_examples=100, sizes=[[8, 8], [8, 12]])
+    optimizer = dict(learning_rate=0.01, muon_learning_rate=None, warmup_steps=1, decay_share=0.1)
+    common = dict(out=str(folder / name), num_steps=20, batch_size=4, ema_decay=0.5, log_every=1, optimizer=optimizer)
+    config = dict(start=str(folder / "start"), data=data, validation=data, num_drawn=4, inpaint=0.25, num_samples=40)
+    return from_dict(Reinforcement, config | dict(loop=common | (loop or {})) | changes)
+
+
+@pytest.fixture
+def begun(tiny: Callable, tmp_path: Path) -> Path:
+    tiny(recipe=SamplingConfig(guidance=1.5, temperature=1.0)).save_pretrained(tmp_path / "start")
+    return tmp_path
+
+
+class Warm:
+    """Says that a picture is right if it has a little more red than blue, as about half of them have at first."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.ok = bool(image[..., 0].mean() > image[..., 2].mean() + 5)
+
+
+def test_a_run_makes_what_is_right_of_some_pictures_right_of_most(begun: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
+    checkpoint = train(run(begun, "warm"))
+    lines = [json.loads(line) for line in (begun / "warm/metrics.jsonl").read_text().splitlines()]
+    right = [line["right"] for line in lines if line["part"] == "train"]
+    assert np.mean(right[:2]) < 0.75 and np.mean(right[-5:]) > 0.95
+    assert lines[-1]["prompt_adherence"] > 0.95
+    drawn = Plantain.from_pretrained(checkpoint, "cpu").generate([f"circle {i}" for i in range(20)], seed=9)
+    assert np.mean([Warm(np.asarray(image)).ok for image in drawn.images]) > 0.9
+
+
+def test_a_run_that_is_stopped_and_started_again_ends_alike(begun: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
+    whole = train(run(begun, "whole", dict(num_steps=4, save_every=2), num_samples=0))
+    halves = run(begun, "halves", dict(num_steps=4, save_every=2), num_samples=0)
+
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("model.reinforce.ReinforcedObjective.export", stop)  # which comes after the state is saved
+        train(halves)
+    weights = [Plantain.from_pretrained(each, "cpu").transformer.head.weight for each in (whole, train(halves))]
+    assert torch.equal(*weights)
+
+
+def test_several_processes_judge_as_one_does(begun: Path):
+    from model.reinforce import ReinforcedObjective
+
+    rights = []
+    for workers in (0, 2):
+        objective = ReinforcedObjective(run(begun, "judges", dict(num_workers=workers)), torch.device("cpu"))
+        requests, codes, right = objective.attempt([3, 5, 8], step=2)
+        assert len(requests) == len(codes) == 12 and right.shape == (3, 4)
+        rights.append((right, codes))
+    assert torch.equal(rights[0][0], rights[1][0])
+    assert all((one == other).all() for one, other in zip(rights[0][1], rights[1][1], strict=True))
