@@ -63,6 +63,10 @@ class Reinforcement:
             )
         if not 0 <= self.inpaint <= 1:
             raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
+        if self.loop.compile:
+            raise ValueError(
+                "loop.compile is set, but what draws between its passes is not to be compiled: leave it out"
+            )
 
     def build(self, device: torch.device) -> "ReinforcedObjective":
         return ReinforcedObjective(self, device)

@@ -189,3 +189,23 @@ def test_training_compiled_in_bf16_learns_and_exports(tmp_path):
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
     drawn = Plantain.from_pretrained(tmp_path / "run/checkpoint").generate("a red circle", num_images=2)
     assert len(drawn.images) == 2
+
+
+def test_a_run_on_its_own_pictures_draws_judges_and_learns(tmp_path):
+    import json
+    from pathlib import Path
+
+    from runtime.loop import train
+    from train import load_runs
+
+    root = Path(__file__).parent.parent
+    config = load_runs(
+        root / "configs/unified64-reinforced.yaml",
+        [f"reinforced.start={root / 'checkpoints/unified64'}", "reinforced.num_samples=0", "reinforced.at_once=512"]
+        + [f"reinforced.loop.out={tmp_path / 'run'}", "reinforced.loop.num_steps=2", "reinforced.loop.precision=bf16"]
+        + ["reinforced.loop.num_workers=2"],
+    )[0]
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["part"] == "train"]
+    assert len(steps) == 2 and all(0.5 < line["right"] and line["gradient_norm"] > 0 for line in steps)

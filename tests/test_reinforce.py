@@ -73,10 +73,12 @@ def test_what_cuts_off_draws_is_refused(tiny: Callable, setting: dict):
         log_probabilities(plantain.transformer, plantain.vocabulary, requests, [np.zeros((2, 2), np.int64)])
 
 
-@pytest.mark.parametrize("setting, said", [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1")])
-def test_a_run_that_can_not_teach_is_refused(tmp_path: Path, setting: dict, said: str):
-    with pytest.raises(ValueError, match=said):
-        run(tmp_path, "wrong", **setting)
+def test_a_run_that_can_not_teach_is_refused(tmp_path: Path):
+    for setting, said in [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1")]:
+        with pytest.raises(ValueError, match=said):
+            run(tmp_path, "wrong", **setting)
+    with pytest.raises(ValueError, match="not to be compiled"):
+        run(tmp_path, "wrong", loop={"compile": True})
 
 
 def run(folder: Path, name: str, loop: dict | None = None, **changes) -> Reinforcement:

@@ -93,11 +93,12 @@ def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its
 
 
 def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path: Path):
-    card = {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}, "model": {"steps": 3}}
+    model = {"steps": 3, "config": {"loop": {"out": "runs/older/model"}}}
+    card = {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}, "model": model}
     (tmp_path / "old").mkdir()
     (tmp_path / "old/config.json").write_text(json.dumps({"card": card}))
     assert _shipped(tmp_path / "old", whole=False) == {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}}
-    assert list(_shipped(tmp_path / "old", whole=True)) == ["tokenizer", "decoder", "old"]
+    assert list(_shipped(tmp_path / "old", whole=True)) == ["tokenizer", "decoder", "older"]
 
 
 def test_a_release_moves_weights_back_to_those_that_training_began_with(first: Path):
