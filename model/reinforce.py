@@ -58,15 +58,11 @@ class Reinforcement:
 
     def __post_init__(self) -> None:
         if self.num_drawn < 2:
-            raise ValueError(
-                f"num_drawn is {self.num_drawn}, but must be at least 2: one picture has nothing beside it"
-            )
+            raise ValueError(f"num_drawn is {self.num_drawn}, but must be at least 2: alone, a picture tells nothing")
         if not 0 <= self.inpaint <= 1:
             raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
         if self.loop.compile:
-            raise ValueError(
-                "loop.compile is set, but what draws between its passes is not to be compiled: leave it out"
-            )
+            raise ValueError("loop.compile is set, but what draws between passes is not to be compiled: leave it out")
 
     def build(self, device: torch.device) -> "ReinforcedObjective":
         return ReinforcedObjective(self, device)
@@ -103,9 +99,8 @@ class Policy(nn.Module):
         count = right.shape[1]
         # how much better than the mean of the others of its example
         better = ((right - right.mean(1, keepdim=True)) * count / (count - 1)).flatten()
-        telling = better.nonzero()[:, 0].tolist() or [
-            0
-        ]  # the others have no gradient; one at least, for a loss to have
+        telling = better.nonzero()[:, 0].tolist()  # the others have no gradient
+        telling = telling or [0]  # a loss there has to be, also where there is nothing to tell
         loss = torch.zeros((), device=right.device)
         for start in range(0, len(telling), self.at_once):
             some = telling[start : start + self.at_once]
