@@ -122,8 +122,8 @@ def _shipped(folder: Path, whole: bool) -> dict[str, Any]:
     """What a shipped checkpoint's card says of its image tokenizer, or of all; see the top for its model's name."""
     card = json.loads((folder / "config.json").read_text()).get("card", {})
     parts = card if whole else [part for part in card if part in ("tokenizer", "decoder")]
-    names = {part: Path(card[part]["config"]["loop"]["out"]).parent.name for part in parts if part == "model"}
-    return {names.get(part, part): card[part] for part in parts}
+    outer = Path(card["model"]["config"]["loop"]["out"]).parent.name if "model" in parts else ""
+    return {outer if part == "model" else part: card[part] for part in parts}
 
 
 def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:

@@ -181,7 +181,10 @@ class ReinforcedObjective:
         transformer, workers = self.plantain.transformer.requires_grad_(True), config.loop.num_workers
         # Judging takes a core longer than drawing takes a GPU.
         self.judges = ProcessPoolExecutor(workers, get_context("forkserver")) if workers else None
-        attempt = lambda numbers, step: self.attempt(numbers, step)  # noqa: E731
+
+        def attempt(numbers: list[int], step: int) -> Attempt:
+            return self.attempt(numbers, step)
+
         self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once)
 
     def requests(self, number: int, step: int) -> list[ImageRequest]:
