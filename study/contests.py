@@ -140,7 +140,7 @@ class Study(Cells):
         """Of every example of a test its codes, whether training had a picture of the same, and whether its own
         picture is right once it has been through the image tokenizer."""
         source = open_source(test)
-        known = self._codes_of_training
+        known = _codes_of_training(self, self.plan.contests[0])
         for start in range(0, len(source), 64):
             places = range(start, min(start + 64, len(source)))
             images = np.stack([source[place].image for place in places])
@@ -199,7 +199,7 @@ class Study(Cells):
                 return
         each = {"num_images": count, "first": range(0, count * len(prompts), count)}  # noise of its own
         result = contender.draw(model, prompts, settings, seed=_SEED, size=_size(source), **each)
-        known = self._codes_of_training
+        known = _codes_of_training(self, contest)
         for number, (image, codes) in enumerate(zip(result.images, result.codes, strict=True)):
             yield {
                 "index": number // count,
@@ -259,14 +259,6 @@ class Study(Cells):
         (said,) = self.classifier.classify(pixels[None])
         return {"ok": said == label_of(source[index]), "facts": {}}
 
-    @cached_property
-    def _codes_of_training(self) -> set[bytes]:
-        """The codes of every picture that the first contest's models have learned from."""
-        source = open_source(self.plan.contests[0].data)
-        encoded = encode_source(source, self.tokenizer, self.device, num_workers=self.plan.loop.num_workers)
-        codes: Any = encoded.with_format("numpy")["codes"]
-        return {np.asarray(grid).astype(np.uint16).tobytes() for grid in codes}
-
 
 def _names(cells: Iterable[Cell]) -> tuple[str, ...]:
     return tuple(cell.name for cell in cells)
@@ -275,6 +267,15 @@ def _names(cells: Iterable[Cell]) -> tuple[str, ...]:
 @lru_cache(maxsize=2)
 def _load(contender: Contender, folder: Path) -> Any:
     return contender.load(folder)
+
+
+@lru_cache(maxsize=2)
+def _codes_of_training(study: Study, contest: Contest) -> set[bytes]:
+    """The codes of every picture that a contest's models have learned from."""
+    source, workers = open_source(contest.data), study.plan.loop.num_workers
+    encoded = encode_source(source, study.tokenizer, study.device, num_workers=workers)
+    codes: Any = encoded.with_format("numpy")["codes"]
+    return {np.asarray(grid).astype(np.uint16).tobytes() for grid in codes}
 
 
 def _size(source: Any) -> tuple[int, int]:

@@ -187,6 +187,17 @@ def test_a_cell_of_another_plan_is_refused(plan, monkeypatch):
         study.read("first")
 
 
+def test_copies_are_looked_for_in_what_a_contest_has_learned_from(plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the cache of codes is made there
+    many, few = (
+        replace(plan.contests[0], name=f"of{count}", data=replace(plan.contests[0].data, num_examples=count))
+        for count in (60, 20)
+    )
+    study = Study(replace(plan, contests=(many, few)))
+    known, less = (contests._codes_of_training(study, contest) for contest in study.contests)
+    assert less < known and len(less) <= 20
+
+
 def found(adherence: tuple, frechet: tuple) -> dict:
     def row(contender: str, way: str, batch_size: int, median: float, flops: float, passes: int) -> dict:
         return dict(contender=contender, way=way, batch_size=batch_size, median=median, flops=flops, passes=passes)
