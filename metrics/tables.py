@@ -209,25 +209,43 @@ def study(name: str) -> str:
     header += ["time, alone", f"time, {max(row['batch_size'] for row in result['cost'])} at once"]
     rows = []
     for contender, ways in (("autoregression", ("sequential", "jacobi")), ("diffusion", ("best",))):
-        shares = []
-        for test in tests:
-            wanted = {"contest": contest, "contender": contender, "test": test, "way": "best"}
-            (quality,) = (row for row in result["quality"] if wanted.items() <= row.items())
-            value, low, high = quality["adherence"]
-            shares.append(f"{value:.1%} ({low:.1%} to {high:.1%})")
-            if test == tests[0]:
-                value, low, high = quality["distances"][extractor]["frechet"]
-                distance = f"{value:.3f} ({low:.3f} to {high:.3f})"
+        quality = _quality(result, contest, contender)
         for way in ways:
             priced = [row for row in result["cost"] if (row["contender"], row["way"]) == (contender, way)]
             alone = next(row for row in priced if row["batch_size"] == smallest)
             price = [f"{alone['passes']:.0f}", f"{alone['flops'] / 1e9:.2f}", f"{alone['median']:.2f}"]
             label = contender if len(ways) == 1 else f"{contender}, {way}"
-            rows.append([label, *shares, distance, *price, f"{priced[-1]['median']:.2f}"])
+            rows.append([label, *quality, *price, f"{priced[-1]['median']:.2f}"])
     note = f"Means over {len(result['seed'])} trainings of each; times in units of sequential autoregression alone; "
     note += f"`{result['command']}`, commit {result['commit']}, {_machine(result)}."
     sentences = "".join(f"- {sentence}\n" for sentence in result["conclusion"])
     return _markdown(header, rows) + f"\n{note}\n\n{sentences}"
+
+
+def scales(name: str) -> str:
+    """What a study found of all its contests: both contenders as they were tuned, and what the other intervals say."""
+    result = _read(f"study-{name}")
+    verdict, extractor = result["verdict"], result["extractors"][-1]
+    header = ["contest", "steps", "of pictures", "contender", *(f"{verdict}, `{test}`" for test in result["truth"])]
+    rows = []
+    for contest in result["plan"]["contests"]:
+        for contender in result["tuning"].get(contest["name"], []):
+            scale = [contest["name"], f"{contest['num_steps']:,}", f"{contest['data']['num_examples']:,}"]
+            rows.append([*scale, contender, *_quality(result, contest["name"], contender)])
+    note = f"`{result['command']}`, commit {result['commit']}, {_machine(result)}."
+    sentences = "".join(f"- {sentence}\n" for sentence in result["conclusion"])
+    return _markdown([*header, f"FD-{extractor}"], rows) + f"\n{note}\n\n{sentences}"
+
+
+def _quality(result: dict[str, Any], contest: str, contender: str) -> list[str]:
+    """Of a study: the share of right pictures of every test, and the distance on the first, with intervals."""
+    wanted, shown = {"contest": contest, "contender": contender, "way": "best"}, []
+    each = {row["test"]: row for row in result["quality"] if wanted.items() <= row.items()}
+    for row in each.values():
+        value, low, high = row["adherence"]
+        shown.append(f"{value:.1%}" if low is None else f"{value:.1%} ({low:.1%} to {high:.1%})")
+    value, low, high = each[next(iter(result["truth"]))]["distances"][result["extractors"][-1]]["frechet"]
+    return [*shown, f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"]
 
 
 TABLES = {
@@ -240,6 +258,7 @@ TABLES = {
     "ablations": ablations,
     "fidelity": fidelity,
     "study": study,
+    "scales": scales,
 }
 
 

@@ -1,6 +1,7 @@
 """From a study's cells to all the numbers of its report. Nothing is measured here: each number follows from a line."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cache
 from statistics import median
 from typing import Any
@@ -56,25 +57,19 @@ def figures(study: Study) -> dict[str, Any]:
     found["variety"] = {contender.name: _variety(study, contender) for contender in CONTENDERS}
     found["cost"] = _cost(study)
     found["fronts"] = {price: _front(found, price) for price in ("flops", "passes", "latency")}
-    found["differences"] = _differences(study, found["quality"])
+    # Two figures of the first contest are what the study is about: each is given half of the doubt (Bonferroni).
+    main, *others = study.contests
+    found["differences"] = _differences(study, main, found["quality"], 1 - (1 - plan.confidence) / 2)
+    found["elsewhere"] = {
+        contest.name: _differences(study, contest, found["quality"], plan.confidence) for contest in others
+    }
     found["conclusion"] = conclude(found)
     return found
 
 
 def conclude(found: dict[str, Any]) -> list[str]:
     """What the intervals say, in plain words."""
-    confidence = found["differences"]["confidence"]
-    sentences = []
-    for name, words, better in (("adherence", found["verdict"], 1), ("frechet", "Frechet distance", -1)):
-        value, low, high = found["differences"][name]
-        unit = " points" if name == "adherence" else ""
-        shown = [100 * number if name == "adherence" else number for number in (value, low, high)]
-        between = f"{shown[0]:+.3g}{unit}, {confidence:.1%} interval {shown[1]:+.3g} to {shown[2]:+.3g}"
-        if low <= 0 <= high:
-            sentences.append(f"{words.capitalize()}: no difference shown (autoregression minus diffusion: {between}).")
-        else:
-            winner = "Autoregression" if value * better > 0 else "Diffusion"
-            sentences.append(f"{winner} has the better {words} (autoregression minus diffusion: {between}).")
+    sentences = list(_compared(found["differences"], found["verdict"]))
     ours, theirs = _row(found["cost"], "autoregression", "sequential"), _row(found["cost"], "diffusion", "best")
     sentences.append(
         f"A picture takes diffusion {theirs['flops'] / ours['flops']:.1f} times the operations of autoregression and "
@@ -93,7 +88,26 @@ def conclude(found: dict[str, Any]) -> list[str]:
         f"{sizes[-1]} at once take diffusion {_latency(right) / _latency(left):.2f} times as long as autoregression "
         f"({left['way']})."
     )
+    for contest, differences in found["elsewhere"].items():
+        sentences += _compared(differences, found["verdict"], f" in {contest}")
     return sentences
+
+
+def _compared(differences: dict[str, Any], verdict: str, where: str = "") -> Iterator[str]:
+    """What the differences of a contest say, a sentence each."""
+    for name, words, better in (("adherence", verdict, 1), ("frechet", "Frechet distance", -1)):
+        value, low, high = differences[name]
+        scale, unit = (100, " points") if name == "adherence" else (1, "")
+        difference = f"autoregression minus diffusion: {scale * value:+.3g}{unit}"
+        if math.isinf(low):
+            yield f"{words.capitalize()}{where}: one training each shows no difference ({difference})."
+            continue
+        interval = f"{differences['confidence']:.1%} interval {scale * low:+.3g} to {scale * high:+.3g}"
+        if low <= 0 <= high:
+            yield f"{words.capitalize()}{where}: no difference shown ({difference}, {interval})."
+        else:
+            winner = "Autoregression" if value * better > 0 else "Diffusion"
+            yield f"{winner} has the better {words}{where} ({difference}, {interval})."
 
 
 def _truth(study: Study, test: SourceConfig) -> dict[str, Any]:
@@ -212,15 +226,10 @@ def _front(found: dict[str, Any], price: str) -> list[dict[str, Any]]:
     ]
 
 
-def _differences(study: Study, quality: list[dict[str, Any]]) -> dict[str, Any]:
-    """Autoregression minus diffusion, seed by seed, in both figures that the study is about.
-
-    Two are looked at, so each is given half of the doubt (Bonferroni).
-    """
-    contest, test = study.plan.contests[0], study.plan.tests[0]
-    confidence = 1 - (1 - study.plan.confidence) / 2
+def _differences(study: Study, contest: Contest, quality: list[dict[str, Any]], confidence: float) -> dict[str, Any]:
+    """Autoregression minus diffusion, seed by seed, in both figures that the study is about."""
+    test, main = study.plan.tests[0], study.extractors[-1].name
     found: dict[str, Any] = {"confidence": confidence}
-    main = study.extractors[-1].name
     for name in ("adherence", "frechet"):
         sides = []
         for contender in CONTENDERS:

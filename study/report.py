@@ -59,7 +59,8 @@ def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
     yield (
         f"All numbers follow from the lines under `cells/`, of plan `{study.digest}`. Intervals hold the true mean "
         f"over trainings with {plan.confidence:.0%} confidence, by Student's distribution over the seeds of training; "
-        "differences are taken seed by seed."
+        "differences are taken seed by seed. The two of the first contest are given half of the doubt each, those of other "
+        "contests stand by themselves."
     )
     yield "## What was equal"
     yield _matching(found)
@@ -74,6 +75,10 @@ def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
     if any(one["facts"] for row in found["quality"] for one in row["seeds"]):
         yield "## Facts"
         yield _facts(found)
+    if found["elsewhere"]:
+        yield "## By size, budget and data"
+        yield _scales(found)
+        yield _by_scale(found)
     yield "## Price"
     yield _price(found)
     yield from _fronts(found)
@@ -98,7 +103,6 @@ def _matching(found: dict[str, Any]) -> Table:
     for contest in found["plan"]["contests"]:
         for line in found["match"].get(contest["name"], []):
             parts = ", ".join(f"{name} {count:,}" for name, count in line["parameters"].items())
-            examples = contest["num_steps"] * found["plan"]["loop"]["batch_size"]
             rows.append(
                 [
                     contest["name"],
@@ -106,8 +110,8 @@ def _matching(found: dict[str, Any]) -> Table:
                     f"{line['total']:,}",
                     f"{line['flops'] * 3 * found['plan']['loop']['batch_size'] / 1e9:,.1f}",
                     f"{contest['num_steps']:,}",
-                    f"{examples:,}",
-                    f"{examples / found['num_examples'][contest['name']]:.2f}",
+                    f"{_examples(found, contest):,}",
+                    _epochs(found, contest),
                     str(len(contest["seeds"])),
                     parts,
                 ]
@@ -148,6 +152,56 @@ def _quality(found: dict[str, Any], extractor: str) -> Table:
     if found["plan"]["classifier"] is not None:
         note += " Class accuracy: pictures that the classifier takes for the class of their caption."
     return Table(header, rows, note)
+
+
+def _scales(found: dict[str, Any]) -> Table:
+    """What both contenders came to in every contest, drawing in the way chosen there."""
+    extractor, unseen = found["extractors"][-1], list(found["truth"])[1:]
+    header = ["contest", "parameters", "steps", "epochs", "contender", found["verdict"]]
+    header += [f"{found['verdict']}, {test}" for test in unseen] + ["FD", "copied"]
+    rows = []
+    for contest in found["plan"]["contests"]:
+        for match in found["match"].get(contest["name"], []):
+            first, *others = _best(found, contest["name"], match["contender"])
+            rows.append(
+                [contest["name"], f"{match['total']:,}", f"{contest['num_steps']:,}", _epochs(found, contest)]
+                + [match["contender"], _percent(first["adherence"]), *(_percent(one["adherence"]) for one in others)]
+                + [_interval(first["distances"][extractor]["frechet"], 3)]
+                + [f"{np.mean([one['copied'] for one in first['seeds']]):.1%}"]
+            )
+    note = "Each chose its settings anew in every contest. Where a contest has one training, no interval stands."
+    return Table(header, rows, note)
+
+
+def _by_scale(found: dict[str, Any]) -> Figure:
+    figure, axes = canvas(2, 4.0)
+    contests, extractor = [found["plan"]["contests"][0]["name"], *found["elsewhere"]], found["extractors"][-1]
+    for side, (contender, colour) in enumerate(_COLOURS.items()):
+        for place, contest in enumerate(contests):
+            first, *_ = _best(found, contest, contender)
+            both = first["adherence"], first["distances"][extractor]["frechet"]
+            for one, (value, low, high) in zip(axes, both, strict=True):
+                reach = None if math.isinf(low) else [[value - low], [high - value]]
+                one.errorbar(place + 0.2 * side - 0.1, value, reach, fmt="o", color=colour, ms=5, lw=1, capsize=2)
+    for one, label in zip(axes, (found["verdict"], "FD"), strict=True):
+        one.set_xticks(range(len(contests)), contests)
+        one.set_ylabel(label)
+    return Figure("scales.svg", as_svg(figure), "Both on the first test, by contest, with intervals over trainings.")
+
+
+def _best(found: dict[str, Any], contest: str, contender: str) -> list[dict[str, Any]]:
+    """Figures of what was drawn in the way chosen, test by test."""
+    wanted = {"contest": contest, "contender": contender, "way": "best"}
+    return [row for row in found["quality"] if wanted.items() <= row.items()]
+
+
+def _epochs(found: dict[str, Any], contest: dict[str, Any]) -> str:
+    return f"{_examples(found, contest) / found['num_examples'][contest['name']]:.2f}"
+
+
+def _examples(found: dict[str, Any], contest: dict[str, Any]) -> int:
+    """That a training has seen, each as often as it came."""
+    return contest["num_steps"] * found["plan"]["loop"]["batch_size"]
 
 
 def _facts(found: dict[str, Any]) -> Table:

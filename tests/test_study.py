@@ -1,5 +1,6 @@
 """The study: its plan, its cells, its statistics and its report, without training."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -206,7 +207,7 @@ def found(adherence: tuple, frechet: tuple) -> dict:
     cost += [row("autoregression", "jacobi", 1, 0.5, 30.0, 40), row("autoregression", "jacobi", 8, 9.0, 30.0, 40)]
     cost += [row("diffusion", "best", size, 2.0 + size, 400.0, 98) for size in (1, 8)]
     differences = {"confidence": 0.975, "adherence": adherence, "frechet": frechet}
-    return {"verdict": "adherence", "differences": differences, "cost": cost}
+    return {"verdict": "adherence", "differences": differences, "elsewhere": {}, "cost": cost}
 
 
 def test_the_conclusion_says_what_the_intervals_say():
@@ -219,6 +220,45 @@ def test_the_conclusion_says_what_the_intervals_say():
     first, second, *_ = conclude(found((0.02, 0.01, 0.03), (-0.4, -0.7, -0.1)))
     assert first.startswith("Autoregression has the better adherence")
     assert second.startswith("Autoregression has the better Frechet distance")
+
+
+def test_the_conclusion_says_what_holds_at_other_scales():
+    known, unknown = (-0.02, -0.03, -0.01), (0.4, -math.inf, math.inf)
+    differences = {"confidence": 0.95, "adherence": known, "frechet": unknown}
+    *_, first, second = conclude(found(known, known) | {"elsewhere": {"little-data": differences}})
+    assert first.startswith("Diffusion has the better adherence in little-data (")
+    assert "-2 points, 95.0% interval -3 to -1" in first
+    assert second.startswith("Frechet distance in little-data: one training each shows no difference (")
+
+
+def test_the_report_shows_every_contest():
+    from study import report
+
+    def quality(contest: str, contender: str, test: str) -> dict:
+        spread = (math.inf, 0.1)[contest == "main"]
+        interval = [0.5, 0.5 - spread, 0.5 + spread]
+        row = dict(contest=contest, contender=contender, test=test, way="best", seeds=[{"copied": 0.25}])
+        return row | {"adherence": interval, "distances": {"features": {"frechet": interval}}}
+
+    names, contenders, tests = ("main", "little-data"), ("autoregression", "diffusion"), ("test", "pair")
+    shown = {
+        "plan": {"contests": [{"name": name, "num_steps": 30} for name in names], "loop": {"batch_size": 4}},
+        "num_examples": {"main": 120, "little-data": 12},
+        "match": {name: [{"contender": one, "total": 1000} for one in contenders] for name in names},
+        "quality": [quality(*one) for one in itertools.product(names, contenders, tests)],
+        "verdict": "adherence",
+        "extractors": ["features"],
+        "truth": {"test": {}, "pair": {}},
+        "elsewhere": {"little-data": {}},
+    }
+    rows = report._scales(shown).rows
+    assert [row[:5] for row in rows[::2]] == [
+        ["main", "1,000", "30", "1.00", "autoregression"],
+        ["little-data", "1,000", "30", "10.00", "autoregression"],
+    ]
+    assert rows[1][5:] == ["50.0% (40.0% to 60.0%)"] * 2 + ["0.500 (0.400 to 0.600)", "25.0%"]
+    assert rows[3][5:] == ["50.0%", "50.0%", "0.500", "25.0%"]
+    assert b"little-data" in report._by_scale(shown).content
 
 
 @pytest.mark.slow
