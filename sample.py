@@ -2,6 +2,7 @@
 
 python sample.py "a small red circle and a large blue square on a white background"
 python sample.py "two green squares" "a cyan cross above a red circle" -n 4 --seed 7 --out outputs/mine.png
+python sample.py "three small green rings" --film outputs/rings.gif
 python sample.py "make the circle green" --image in.png
 python sample.py "a red circle and a blue square" --image in.png --mask mask.png
 python sample.py --image in.png
@@ -43,11 +44,13 @@ def main() -> None:
         parser.error("--mask says where to draw anew: give the picture with --image, and what to draw as the prompt")
     if arguments.ask and not arguments.image:
         parser.error("--ask is about a picture: give it with --image")
+    if arguments.film and (len(prompts) != 1 or arguments.num_images > 1 or arguments.image or arguments.best_of):
+        parser.error("--film shows one picture: give one prompt, and no -n, --image or --best-of")
     if not (prompts or arguments.image or arguments.chat):
         parser.error('say what to draw, such as: python sample.py "two red circles"; or --demo')
     try:
         if prompts:
-            _draw(arguments, prompts)
+            (_film if arguments.film else _draw)(arguments, prompts)
             return
         plantain = _load(arguments)
         if arguments.chat:
@@ -101,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help="the PNG to write (default: a new file in outputs/); of --chat, all together"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    parser.add_argument("--film", type=Path, help="a GIF to write in place of a PNG: how one picture comes into being")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out or --film if it exists")
     return parser
 
 
@@ -121,24 +125,39 @@ def _draw(arguments: argparse.Namespace, prompts: list[str]) -> None:
     from tqdm import tqdm
 
     if _is_twin(arguments.checkpoint):
-        result = _flow(arguments, prompts)
-        _save(out, result, arguments, prompts)
-        print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
-        return
-    if arguments.steps or arguments.solver:
-        raise ValueError("--steps and --solver are for a diffusion twin: leave them out, or give its --checkpoint")
-    plantain = _load(arguments)
-    names = ("num_images", "seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p")
-    settings = {name: getattr(arguments, name) for name in (*names, "batch_size", "decoding")}
-    with tqdm(unit="code", desc="drawing") as bar:
+        twin, settings = _twin(arguments)
+        size = _parse_size(arguments.size)
+        result = twin.generate(prompts, arguments.num_images, arguments.seed, size, arguments.batch_size, **settings)
+    else:
+        plantain, settings = _plantain(arguments)
+        with tqdm(unit="code", desc="drawing") as bar:
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
 
-        result = way(plantain, progress=progress, **settings)
+            result = way(plantain, num_images=arguments.num_images, progress=progress, **settings)
     _save(out, result, arguments, prompts)
     print(f"{out}  ({len(result.images)} pictures in {result.seconds:.1f} s)")
+
+
+def _film(arguments: argparse.Namespace, prompts: list[str]) -> None:
+    """Draws one picture, writes what is seen of it on the way as one GIF and prints its path."""
+    out = _free_path(arguments.film, prompts[0], arguments.seed, arguments.overwrite, ".gif")
+    size = _parse_size(arguments.size)
+    _way(arguments, prompts, size)  # refuses what is not for drawing from words
+
+    from data.pictures import save_film
+
+    if _is_twin(arguments.checkpoint):
+        twin, settings = _twin(arguments)
+        frames = list(twin.stream(prompts[0], arguments.seed, size, **settings))
+    else:
+        plantain, settings = _plantain(arguments)
+        grown = plantain.stream(prompts[0], negative=arguments.negative, size=size, **settings)
+        frames = [seen.image for seen in grown]
+    save_film(out, frames, arguments.scale)
+    print(f"{out}  ({len(frames)} frames)")
 
 
 def _is_twin(checkpoint: str) -> bool:
@@ -146,19 +165,25 @@ def _is_twin(checkpoint: str) -> bool:
     return config.is_file() and json.loads(config.read_text()).get("model_type") == "plantain_twin"
 
 
-def _flow(arguments: argparse.Namespace, prompts: list[str]) -> Any:
-    """Draws with a diffusion twin, which knows less than the other."""
+def _plantain(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The model, and what all its ways to draw have in common."""
+    if arguments.steps or arguments.solver:
+        raise ValueError("--steps and --solver are for a diffusion twin: leave them out, or give its --checkpoint")
+    names = ("seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p", "batch_size", "decoding")
+    return _load(arguments), {name: getattr(arguments, name) for name in names}
+
+
+def _twin(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """A diffusion twin, which knows less than the other, and what its ways to draw have in common."""
     from diffusion.twin import Twin
 
     foreign = ("image", "mask", "guidance_until", "temperature", "top_k", "top_p", "min_p", "best_of", "effort")
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(arguments, name) is not None]:
         raise ValueError(f"{', '.join(given)} is nothing that a diffusion twin knows: leave it out")
     twin = Twin.from_pretrained(arguments.checkpoint, arguments.device)
-    twin = twin.compile() if arguments.compile else twin
     names = {"negative": "negative", "guidance": "guidance", "num_steps": "steps", "solver": "solver"}
     settings = {name: value for name, given in names.items() if (value := getattr(arguments, given)) is not None}
-    size = _parse_size(arguments.size)
-    return twin.generate(prompts, arguments.num_images, arguments.seed, size, arguments.batch_size, **settings)
+    return twin.compile() if arguments.compile else twin, settings
 
 
 def _way(arguments: argparse.Namespace, prompts: list[str], size: tuple[int, int] | None) -> Callable[..., Any]:
@@ -235,13 +260,13 @@ def _chat(plantain: Any, arguments: argparse.Namespace, lines: Any) -> None:
         print(prompt, end="", flush=True)
 
 
-def _free_path(out: Path | None, prompt: str, seed: int, overwrite: bool) -> Path:
+def _free_path(out: Path | None, prompt: str, seed: int, overwrite: bool, suffix: str = ".png") -> Path:
     """The path asked for, or one in outputs/ that nothing holds yet."""
     if out is not None:
-        if out.suffix.lower() != ".png":
-            raise ValueError(f"--out is {out}, but pictures are written as PNG: end its name in .png")
+        if out.suffix.lower() != suffix:
+            raise ValueError(f"{out} is to be written as {suffix[1:].upper()}: end its name in {suffix}")
         if out.exists() and not overwrite:
-            raise FileExistsError(f"{out} exists: choose another --out, or add --overwrite")
+            raise FileExistsError(f"{out} exists: choose another name, or add --overwrite")
         return out
     name = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:60] or "picture"
     paths = (Path("outputs") / f"{name}-seed{seed}{suffix}.png" for suffix in ("", *(f"-{i}" for i in range(2, 10**6))))

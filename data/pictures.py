@@ -74,28 +74,26 @@ def save_sheet(
 
     Args:
         path: Written whole or not at all.
-        images: Of one size.
+        images: At least one; each has room for the largest.
         labels: One for each picture, of one or more lines, or none at all.
-        scale: Pixels of the PNG for each of a picture's, along each axis; None makes a picture about 256 wide.
+        scale: Pixels of the PNG for each of a picture's, along each axis; None makes the widest about 256 wide.
         facts: Kept in the PNG's text fields.
         columns: At most so many beside one another; by default as many as below one another.
 
     Raises:
         ValueError: The scale is below one.
     """
-    scale = max(1, 256 // images[0].width) if scale is None else scale
-    if scale < 1:
-        raise ValueError(f"scale is {scale}, but must be at least 1")
-    width, height = images[0].width * scale, images[0].height * scale
+    shown = _enlarged(images, scale)
+    width, height = max(image.width for image in shown), max(image.height for image in shown)
     font: Any = ImageFont.load_default(size=max(10, width // 22))
     wrap = partial(textwrap.wrap, width=max(8, int(width / font.getlength("n"))))
     wrapped = [[part for row in label.splitlines() for part in wrap(row)] for label in labels]
     line = round(font.size * 1.25)
     below = line * max(map(len, wrapped), default=0) + (8 if labels else 0)
     tiles = []
-    for index, image in enumerate(images):
+    for index, image in enumerate(shown):
         tile = Image.new("RGB", (width, height + below), "white")
-        tile.paste(image.resize((width, height), Image.Resampling.NEAREST), (0, 0))
+        tile.paste(image, (0, 0))
         for row, text in enumerate(wrapped[index] if labels else []):
             ImageDraw.Draw(tile).text((4, height + 4 + row * line), text, fill="black", font=font)
         tiles.append(np.asarray(tile))
@@ -104,3 +102,25 @@ def save_sheet(
         metadata.add_itxt(name, value)
     sheet = grid(tiles, columns, gap=8 if labels else 2)
     write_atomic(path, lambda beside: sheet.save(beside, format="PNG", pnginfo=metadata))
+
+
+def save_film(path: Path, images: Sequence[Image.Image], scale: int | None) -> None:
+    """Writes pictures as one GIF that shows each for a moment, the last for two seconds, again and again.
+
+    Args:
+        path: Written whole or not at all.
+        images: Of one size, at least one.
+        scale: See `save_sheet`.
+    """
+    first, *others = _enlarged(images, scale)
+    times = [120] * len(others) + [2000]
+    how: dict[str, Any] = {"format": "GIF", "save_all": True, "append_images": others, "duration": times, "loop": 0}
+    write_atomic(path, lambda beside: first.save(beside, **how))
+
+
+def _enlarged(images: Sequence[Image.Image], scale: int | None) -> list[Image.Image]:
+    scale = max(1, 256 // max(image.width for image in images)) if scale is None else scale
+    if scale < 1:
+        raise ValueError(f"scale is {scale}, but must be at least 1")
+    nearest = Image.Resampling.NEAREST
+    return [image.resize((image.width * scale, image.height * scale), nearest) for image in images]

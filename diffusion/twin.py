@@ -259,9 +259,7 @@ class Twin:
             ValueError: An argument is out of range, or a prompt too long.
         """
         started = time.perf_counter()
-        if unknown := set(settings) - {field.name for field in fields(FlowSampling)}:
-            raise ValueError(f"{', '.join(sorted(unknown))} is nothing that a diffusion twin knows: leave it out")
-        sampling, grid = replace(self.recipe, **settings), self.image_tokenizer.grid_of(size, self.grids)
+        sampling, grid = self._sampling(settings), self.image_tokenizer.grid_of(size, self.grids)
         if num_images < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"num_images {num_images} and batch_size {batch_size} start at 1, seed {seed} at 0")
         prompts = [prompt] if prompt is None or isinstance(prompt, str) else prompt
@@ -283,12 +281,23 @@ class Twin:
 
     @torch.no_grad()
     def stream(
-        self, prompt: str | None, seed: int = 0, negative: str | None = None, **settings: Any
+        self,
+        prompt: str | None,
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+        negative: str | None = None,
+        **settings: Any,
     ) -> Iterator["Image"]:
         """One picture as it is foreseen after each step; the last is what `generate` returns."""
-        sampling = replace(self.recipe, **settings)
-        for latents in self.follow([(prompt, 0)], seed, self.grids[0], sampling, negative):
-            yield self._paint(latents, self.grids[0])[0]
+        sampling, grid = self._sampling(settings), self.image_tokenizer.grid_of(size, self.grids)
+        for latents in self.follow([(prompt, 0)], seed, grid, sampling, negative):
+            yield self._paint(latents, grid)[0]
+
+    def _sampling(self, settings: dict[str, Any]) -> FlowSampling:
+        """The recipe, but for what is set otherwise."""
+        if unknown := set(settings) - {field.name for field in fields(FlowSampling)}:
+            raise ValueError(f"{', '.join(sorted(unknown))} is nothing that a diffusion twin knows: leave it out")
+        return replace(self.recipe, **settings)
 
     def _paint(self, latents: Float[Tensor, "n c"], grid: tuple[int, int]) -> "list[Image]":
         """Pictures of latents; on CUDA in bf16, whose error a byte's own hides."""

@@ -59,8 +59,8 @@ def _parts(study: Study, found: dict[str, Any]) -> Iterator[Part]:
     yield (
         f"All numbers follow from the lines under `cells/`, of plan `{study.digest}`. Intervals hold the true mean "
         f"over trainings with {plan.confidence:.0%} confidence, by Student's distribution over the seeds of training; "
-        "differences are taken seed by seed. The two of the first contest are given half of the doubt each, those of other "
-        "contests stand by themselves."
+        "differences are taken seed by seed. The two of the first contest are given half of the doubt each, those of "
+        "other contests stand by themselves."
     )
     yield "## What was equal"
     yield _matching(found)

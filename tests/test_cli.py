@@ -84,11 +84,26 @@ def test_the_pixels_written_are_those_drawn(checkpoint: Path, tiny: Callable, ca
     assert np.array_equal(picture, drawn.repeat(3, axis=0).repeat(3, axis=1))
 
 
+def test_a_film_ends_with_the_picture_that_is_drawn(checkpoint: Path, tiny: Callable, call: Callable):
+    arguments = (PROMPT, "--checkpoint", checkpoint, "--scale", 2, "--seed", 4, "--size", "8x12", "--film", "a.gif")
+    status, printed, _ = call(sample, *arguments)
+    drawn = tiny().generate(PROMPT, seed=4, size=(8, 12)).images[0]
+    with Image.open("a.gif") as film:
+        rows: int = film.n_frames  # pyright: ignore[reportAttributeAccessIssue]
+        assert status == 0 and printed == f"a.gif  ({rows} frames)\n"
+        film.seek(rows - 1)
+        last = np.asarray(film.convert("RGB")).astype(int)
+    assert rows > 1 and film.size == (24, 16)
+    assert np.abs(last - np.asarray(drawn).repeat(2, 0).repeat(2, 1)).max() <= 8  # a GIF has 256 colours
+    status, _, error = call(sample, *arguments)
+    assert status == 2 and "a.gif exists" in error
+
+
 def test_nothing_is_overwritten_silently(checkpoint: Path, call: Callable):
     Path("a.png").write_text("precious")
     arguments = (PROMPT, "--checkpoint", checkpoint, "--out", "a.png")
     status, _, error = call(sample, *arguments)
-    assert status == 2 and "a.png exists: choose another --out, or add --overwrite" in error
+    assert status == 2 and "a.png exists: choose another name, or add --overwrite" in error
     assert Path("a.png").read_text() == "precious"
     assert call(sample, *arguments, "--overwrite")[0] == 0
     assert Image.open("a.png").size == (256, 256)
@@ -113,6 +128,7 @@ def test_a_size_that_is_none_is_refused_before_anything_is_loaded(size: str, cal
     [
         (["--size", "12x8"], "was never trained: this model draws 8x8, 8x12"),
         (["--out", "a.jpg"], "end its name in .png"),
+        (["--film", "a.png"], "end its name in .gif"),
         (["--scale", "0"], "scale is 0"),
         (["--temperature", "-1"], "temperature is -1.0"),
         (["--guidance", "nan"], "guidance is nan"),
@@ -175,6 +191,8 @@ def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
         (["a", "--image", "in.png", "--best-of", "2"], "--best-of is nothing that `edit` knows"),
         (["a", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),
         (["a", "--image", "none.png"], "none.png"),
+        (["a", "b", "--film", "a.gif"], "--film shows one picture"),
+        (["a", "--film", "a.gif", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments: list[str], message: str, talker: Path, call: Callable):

@@ -371,6 +371,8 @@ def test_sample_draws_with_a_twin_and_says_what_it_does_not_know(trained, tmp_pa
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (32, 32) and image.info["num_steps"] == "2"
+    done = sample("--film", str(tmp_path / "out.gif"), "--steps", "3", "--size", "32x32")
+    assert done.returncode == 0 and done.stdout.endswith("(3 frames)\n"), done.stderr
     refused = sample("--temperature", "0.5")
     assert refused.returncode == 2 and "--temperature is nothing that a diffusion twin knows" in refused.stderr
     refused = sample("--steps", "0")
