@@ -43,6 +43,8 @@ def main() -> None:
     from model import Plantain
 
     if arguments.runs is None:
+        if arguments.keep or arguments.recipe or arguments.editing:
+            parser.error("--keep, --recipe and --editing are for what --runs is released: name the runs")
         plantain = Plantain.from_pretrained(arguments.out, "cpu")
     elif len(arguments.runs) < 2:
         parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")

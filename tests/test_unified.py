@@ -90,6 +90,9 @@ def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its
     text = Path("again/README.md").read_text()
     assert "- **first**: 2 steps" in text and "| test | 75.0% |" in text
     assert Path("again/model.safetensors").read_bytes() == weights
+    monkeypatch.setattr("sys.argv", ["release", "again", "--keep", "0.1"])
+    with pytest.raises(SystemExit):  # there is nothing to keep a share of
+        main()
 
 
 def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path: Path):
