@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from metrics.record import RESULTS
@@ -231,21 +231,30 @@ def scales(name: str) -> str:
     for contest in result["plan"]["contests"]:
         for contender in result["tuning"].get(contest["name"], []):
             scale = [contest["name"], f"{contest['num_steps']:,}", f"{contest['data']['num_examples']:,}"]
-            rows.append([*scale, contender, *_quality(result, contest["name"], contender)])
-    note = f"`{result['command']}`, commit {result['commit']}, {_machine(result)}."
+            first, *_ = _drawn_best(result, contest["name"], contender)
+            copied = mean(one["copied"] for one in first["seeds"])
+            rows.append([*scale, contender, *_quality(result, contest["name"], contender), f"{copied:.1%}"])
+    note = "Means over trainings. Copied: code for code a picture that training had. "
+    note += f"`{result['command']}`, commit {result['commit']}, {_machine(result)}."
     sentences = "".join(f"- {sentence}\n" for sentence in result["conclusion"])
-    return _markdown([*header, f"FD-{extractor}"], rows) + f"\n{note}\n\n{sentences}"
+    return _markdown([*header, f"FD-{extractor}", "copied"], rows) + f"\n{note}\n\n{sentences}"
 
 
 def _quality(result: dict[str, Any], contest: str, contender: str) -> list[str]:
     """Of a study: the share of right pictures of every test, and the distance on the first, with intervals."""
-    wanted, shown = {"contest": contest, "contender": contender, "way": "best"}, []
-    each = {row["test"]: row for row in result["quality"] if wanted.items() <= row.items()}
-    for row in each.values():
-        value, low, high = row["adherence"]
-        shown.append(f"{value:.1%}" if low is None else f"{value:.1%} ({low:.1%} to {high:.1%})")
-    value, low, high = each[next(iter(result["truth"]))]["distances"][result["extractors"][-1]]["frechet"]
-    return [*shown, f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"]
+    first, *_ = rows = _drawn_best(result, contest, contender)
+    intervals = [(row["adherence"], "{:.1%}") for row in rows]
+    intervals.append((first["distances"][result["extractors"][-1]]["frechet"], "{:.3f}"))
+    return [
+        form.format(value) + ("" if low is None else f" ({form.format(low)} to {form.format(high)})")
+        for (value, low, high), form in intervals
+    ]
+
+
+def _drawn_best(result: dict[str, Any], contest: str, contender: str) -> list[dict[str, Any]]:
+    """Of a study: what is said of pictures drawn as was found best, test by test."""
+    wanted = {"contest": contest, "contender": contender, "way": "best"}
+    return [row for row in result["quality"] if wanted.items() <= row.items()]
 
 
 TABLES = {

@@ -182,10 +182,15 @@ def _by_scale(found: dict[str, Any]) -> Figure:
             both = first["adherence"], first["distances"][extractor]["frechet"]
             for one, (value, low, high) in zip(axes, both, strict=True):
                 reach = None if math.isinf(low) else [[value - low], [high - value]]
-                one.errorbar(place + 0.2 * side - 0.1, value, reach, fmt="o", color=colour, ms=5, lw=1, capsize=2)
+                drawn = one.errorbar(
+                    place + 0.2 * side - 0.1, value, reach, fmt="o", color=colour, ms=5, lw=1, capsize=2
+                )
+            if place == 0:
+                drawn.set_label(contender)
     for one, label in zip(axes, (found["verdict"], "FD"), strict=True):
         one.set_xticks(range(len(contests)), contests)
         one.set_ylabel(label)
+    axes[1].legend(frameon=False, fontsize=7)
     return Figure("scales.svg", as_svg(figure), "Both on the first test, by contest, with intervals over trainings.")
 
 
