@@ -96,13 +96,13 @@ def conclude(found: dict[str, Any]) -> list[str]:
 def _compared(differences: dict[str, Any], verdict: str, where: str = "") -> Iterator[str]:
     """What the differences of a contest say, a sentence each."""
     for name, words, better in (("adherence", verdict, 1), ("frechet", "Frechet distance", -1)):
-        value, low, high = differences[name]
         scale, unit = (100, " points") if name == "adherence" else (1, "")
-        difference = f"autoregression minus diffusion: {scale * value:+.3g}{unit}"
+        value, low, high = (scale * round(number, 9) for number in differences[name])  # equal means differ in last bits
+        difference = f"autoregression minus diffusion: {value:+.3g}{unit}"
         if math.isinf(low):
             yield f"{words.capitalize()}{where}: one training each shows no difference ({difference})."
             continue
-        interval = f"{differences['confidence']:.1%} interval {scale * low:+.3g} to {scale * high:+.3g}"
+        interval = f"{differences['confidence']:.1%} interval {low:+.3g} to {high:+.3g}"
         if low <= 0 <= high:
             yield f"{words.capitalize()}{where}: no difference shown ({difference}, {interval})."
         else:
