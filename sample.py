@@ -44,8 +44,9 @@ def main() -> None:
         parser.error("--mask says where to draw anew: give the picture with --image, and what to draw as the prompt")
     if arguments.ask and not arguments.image:
         parser.error("--ask is about a picture: give it with --image")
-    if arguments.film and (len(prompts) != 1 or arguments.num_images > 1 or arguments.image or arguments.best_of):
-        parser.error("--film shows one picture: give one prompt, and no -n, --image or --best-of")
+    foreign = (arguments.num_images > 1, arguments.image, arguments.out, arguments.best_of, arguments.effort)
+    if arguments.film and (len(prompts) != 1 or any(foreign)):
+        parser.error("--film shows one picture: give one prompt, and no -n, --image, --out, --best-of or --effort")
     if not (prompts or arguments.image or arguments.chat):
         parser.error('say what to draw, such as: python sample.py "two red circles"; or --demo')
     try:

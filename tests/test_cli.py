@@ -192,6 +192,7 @@ def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
         (["a", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),
         (["a", "--image", "none.png"], "none.png"),
         (["a", "b", "--film", "a.gif"], "--film shows one picture"),
+        (["a", "--film", "a.gif", "--out", "a.png"], "--film shows one picture"),
         (["a", "--film", "a.gif", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),
     ],
 )
