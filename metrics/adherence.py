@@ -53,7 +53,8 @@ def main() -> None:
         figures[split] = measure(plantain, split, arguments.num_prompts, world, arguments.seed, settings)
         print(split, {name: value for name, value in figures[split].items() if name != "facts"}, flush=True)
     name = Path(arguments.checkpoint).name
-    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe), "settings": settings}
+    recipe = plantain.sampling(best_of=arguments.best_of) if arguments.best_of else plantain.recipe
+    config = {"checkpoint": arguments.checkpoint, "recipe": asdict(recipe), "settings": settings}
     config |= {"world": world, "num_prompts": arguments.num_prompts, "tokenizer": plantain.image_tokenizer.digest}
     out = arguments.out or RESULTS / f"adherence-{name}.json"
     record(out, figures, arguments.seed, config, time.perf_counter() - started)

@@ -38,13 +38,14 @@ def main() -> None:
     parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
     parser.add_argument("--editing", nargs="*", default=[], metavar="key=value", help="the same where it edits")
+    parser.add_argument("--choosing", nargs="*", default=[], metavar="key=value", help="and for the best of several")
     arguments = parser.parse_args()
 
     from model import Plantain
 
     if arguments.runs is None:
-        if arguments.keep or arguments.recipe or arguments.editing:
-            parser.error("--keep, --recipe and --editing are for what --runs is released: name the runs")
+        if arguments.keep or arguments.recipe or arguments.editing or arguments.choosing:
+            parser.error("--keep and recipes are for what --runs is released: name the runs")
         plantain = Plantain.from_pretrained(arguments.out, "cpu")
     elif len(arguments.runs) < 2:
         parser.error("--runs needs at least two folders: an image tokenizer's, then the model's")
@@ -57,6 +58,8 @@ def main() -> None:
         plantain.recipe = _changed(plantain.recipe, arguments.recipe)
         if arguments.editing:
             plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
+        if arguments.choosing:
+            plantain.choosing = _changed(plantain.sampling(best_of=2), arguments.choosing)
         plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
     num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())
     text = _card(arguments.out.name, plantain.card, num_parameters)

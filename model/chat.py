@@ -90,10 +90,10 @@ class Chat:
             return Reply(text=written.text)
         read = again([*kept, *new])
         before = _pictures(read)
-        sampling = plantain.sampling(editing=bool(before))
+        best_of = 1 if before else self.best_of
+        sampling = plantain.sampling(bool(before), best_of)
         guides = guides_of(sampling.guidance, without=before)
         wanted = ImageRequest(read, self._next_grid(before), sampling, self.seed, turn, guides)
-        best_of = 1 if before else self.best_of
         memory = self._memory if best_of == 1 else None  # it is of one sequence
         drawn = draw_best(plantain, [wanted], [text], best_of, self.effort, memory=memory)
         result = ImageSegment(drawn.codes[0])

@@ -46,6 +46,8 @@ class Pretrained:
         draft: What Jacobi decoding guesses from, see model.draft.
         abilities: What it has learnt, as tasks.mixture calls it; other things it is not asked for.
         editing: How it is best sampled where it edits; by default as elsewhere.
+        choosing: How it is best sampled where one of several pictures is kept, which should differ; by default as
+            elsewhere.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Pretrained:
         draft: Int[Tensor, " size"] | None = None,
         abilities: Sequence[str] = ("text_to_image",),
         editing: SamplingConfig | None = None,
+        choosing: SamplingConfig | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
         self.text_tokenizer = text_tokenizer
         self.vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
-        self.recipe, self.editing = recipe, editing
+        self.recipe, self.editing, self.choosing = recipe, editing, choosing
         self.grids = [(rows, columns) for rows, columns in grids]
         self.card = card or {}
         self.draft = draft
@@ -128,7 +131,10 @@ class Pretrained:
             config.get("card"),
             None if draft is None else draft.to(device),
             config.get("abilities", ("text_to_image",)),
-            from_dict(SamplingConfig, config["editing"]) if config.get("editing") else None,
+            *(
+                from_dict(SamplingConfig, config[name]) if config.get(name) else None
+                for name in ("editing", "choosing")
+            ),
         )
 
     def save_pretrained(
@@ -159,6 +165,7 @@ class Pretrained:
             "image_tokenizer_digest": self.image_tokenizer.digest,
             "recipe": to_dict(self.recipe),
             "editing": self.editing and to_dict(self.editing),
+            "choosing": self.choosing and to_dict(self.choosing),
             "grids": self.grids,
             "abilities": self.abilities,
             "card": self.card,
@@ -184,10 +191,17 @@ class Pretrained:
             self.transformer.keep_narrow()
         return self
 
-    def sampling(self, editing: bool = False, **settings: float | int | None) -> SamplingConfig:
-        """The recipe, or that of editing, but for those fields of SamplingConfig that are given and not None."""
+    def sampling(self, editing: bool = False, best_of: int = 1, **settings: float | int | None) -> SamplingConfig:
+        """The recipe that fits, but for those fields of SamplingConfig that are given and not None.
+
+        Args:
+            editing: Whether a picture is edited.
+            best_of: Pictures of which one is kept.
+            settings: Fields of SamplingConfig.
+        """
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-        return replace(self.editing or self.recipe if editing else self.recipe, **given)
+        special = self.editing if editing else self.choosing if best_of > 1 else None
+        return replace(special or self.recipe, **given)
 
     def grid_of(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The grid (rows, columns) of pictures of a size (height, width); the first trained one for None.

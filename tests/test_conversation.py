@@ -84,6 +84,25 @@ def test_edits_follow_a_recipe_of_their_own(tiny: Callable, tmp_path: Path):
             assert all(map(np.array_equal, calls[name](model).codes, others.codes))
 
 
+def test_the_best_of_several_follows_a_recipe_of_its_own(tiny: Callable, tmp_path: Path):
+    plantain, choosing = tiny(max_length=128, seed=3), SamplingConfig(guidance=2.0, temperature=0.9)
+    mask = Image.fromarray(np.full((8, 8), 255, np.uint8))
+    calls = {
+        "generate": lambda model, **options: model.generate(["red", "blue"], **options),
+        "inpaint": lambda model, **options: model.inpaint(picture(1), mask, "red", **options),
+    }
+    asked = {name: call(plantain, best_of=3, guidance=2.0, temperature=0.9).codes for name, call in calls.items()}
+    plain = {name: call(plantain).codes for name, call in calls.items()}
+    plantain.choosing = choosing
+    plantain.save_pretrained(tmp_path / "saved")
+    for model in (plantain, Plantain.from_pretrained(tmp_path / "saved", "cpu")):
+        for name, call in calls.items():
+            drawn = call(model, best_of=3)
+            assert drawn.sampling == choosing and all(map(np.array_equal, drawn.codes, asked[name]))
+            assert all(map(np.array_equal, call(model).codes, plain[name]))
+            assert call(model, best_of=3, temperature=0.5).sampling == SamplingConfig(2.0, temperature=0.5)
+
+
 def test_a_negative_prompt_takes_the_place_of_no_prompt(tiny: Callable):
     plantain = tiny(seed=2)
     plain, pushed, itself = (
