@@ -45,7 +45,7 @@ class Reinforcement:
     # what is asked for, judged exactly
     data: ShapesConfig
     validation: ShapesConfig
-    # checkpoint folder of the model to go on with; drawn from as its recipe says
+    # checkpoint folder of the model to go on with; drawn from as its recipe for several pictures says
     start: str
     # pictures of each example, at least 2, that are judged beside one another
     num_drawn: int = 8
@@ -190,6 +190,7 @@ class ReinforcedObjective:
     def requests(self, number: int, step: int) -> list[ImageRequest]:
         """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""
         plantain, count, example = self.plantain, self.config.num_drawn, self.source[number]
+        sampling = plantain.sampling(best_of=count)
         rng = np.random.default_rng((self.config.loop.seed, step, number))
         if rng.random() < self.config.inpaint:
             images = to_images(example.image[None]).to(plantain.device)
@@ -197,9 +198,9 @@ class ReinforcedObjective:
             hidden = hole(codes.shape, rng)
             while hidden.mean() < 0.2:  # of so few codes hardly any come out wrong
                 hidden = hole(codes.shape, rng)
-            made = plantain.fillings([codes], [hidden], [example.text], count, 0, plantain.recipe)
+            made = plantain.fillings([codes], [hidden], [example.text], count, 0, sampling)
         else:
-            made = plantain.requests([example.text], count, size=example.image.shape[:2])
+            made = plantain.requests([example.text], count, sampling=sampling, size=example.image.shape[:2])
         first = (step * len(self.source) + number) * count  # no two pictures of a run share their noise
         return [replace(each, seed=self.config.loop.seed, sample=first + place) for place, each in enumerate(made)]
 
