@@ -53,6 +53,7 @@ def main() -> None:
         figures[split] = measure(plantain, split, arguments.num_prompts, world, arguments.seed, settings)
         print(split, {name: value for name, value in figures[split].items() if name != "facts"}, flush=True)
     name = Path(arguments.checkpoint).name
+    # a twin has one recipe, and no best of several
     recipe = plantain.sampling(best_of=arguments.best_of) if arguments.best_of else plantain.recipe
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(recipe), "settings": settings}
     config |= {"world": world, "num_prompts": arguments.num_prompts, "tokenizer": plantain.image_tokenizer.digest}

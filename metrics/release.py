@@ -136,7 +136,8 @@ def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
     lines += [f"A Plantain checkpoint: a transformer of {num_parameters:,} parameters with its image tokenizer.", ""]
     for part, run in card.items():
         figures = ", ".join(f"{key} {value:.4g}" for key, value in run["validation"].items())
-        lines.append(f"- **{part}**: {run['steps']:,} steps in {run['hours']} hours; validation: {figures}")
+        judged = f"; validation: {figures}" * bool(figures)
+        lines.append(f"- **{part}**: {run['steps']:,} steps in {run['hours']} hours{judged}")
         for start in run["starts"]:
             machine = start["machine"]
             lines.append(f"  - at commit {start['commit']} on {machine['accelerator'] or machine['processor']},")

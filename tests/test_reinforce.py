@@ -128,6 +128,17 @@ def test_a_run_that_is_stopped_and_started_again_ends_alike(begun: Path, monkeyp
     assert torch.equal(*weights)
 
 
+def test_what_is_judged_beside_one_another_is_drawn_by_the_recipe_for_several(tiny: Callable, tmp_path: Path):
+    from model.reinforce import ReinforcedObjective
+
+    plantain = tiny(recipe=SamplingConfig(temperature=0.3))
+    plantain.choosing = SamplingConfig(temperature=0.5)
+    plantain.save_pretrained(tmp_path / "start")
+    for inpaint in (0.0, 1.0):
+        objective = ReinforcedObjective(run(tmp_path, "several", inpaint=inpaint), torch.device("cpu"))
+        assert all(request.sampling == plantain.choosing for request in objective.requests(3, step=0))
+
+
 def test_several_processes_judge_as_one_does(begun: Path):
     from model.reinforce import ReinforcedObjective
 
