@@ -110,6 +110,8 @@ def _keep(plantain: "Plantain", share: float) -> None:
     first = Plantain.from_pretrained(start, "cpu", "fp32")
     if first.text_tokenizer.to_json() != plantain.text_tokenizer.to_json():
         raise ValueError(f"the run has other pieces of text than {start}: nothing of its weights can be kept")
+    if first.image_tokenizer.digest != plantain.image_tokenizer.digest:
+        raise ValueError(f"the run has other codes than {start}: nothing of its weights can be kept")
     for ours, theirs in zip(plantain.transformer.parameters(), first.transformer.parameters(), strict=True):
         ours.lerp_(theirs, share)
     run["kept"] = share

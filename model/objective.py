@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.codes import Encoded, encode_source, grids_of
 from data.example import Source
-from data.pictures import by_shape, grid
+from data.pictures import by_shape, grid, to_images
 from data.sources import SourceConfig, open_source
 from model import draft
 from model.plantain import Plantain
@@ -197,13 +197,17 @@ class NextIdObjective:
 
     @torch.no_grad()
     def _begin_as(self, other: Plantain) -> None:
-        """Takes over another model's weights; pieces of text that it did not know keep their random ones."""
+        """Takes over another model's weights; pieces of text that it did not know keep their random ones.
+
+        Codes of another image tokenizer begin as the mean of the codes that stand in their places.
+        """
         ours, theirs = self.model.transformer, other.transformer
         if replace(theirs.config, max_length=ours.config.max_length) != ours.config:
             raise ValueError(f"{self.config.start} has the network {theirs.config}, but the config {ours.config}")
-        if other.image_tokenizer.digest != self.image_tokenizer.digest:
+        if other.image_tokenizer.stride != self.image_tokenizer.stride:
             raise ValueError(
-                f"{self.config.start} learned codes of another image tokenizer than {self.config.tokenizer}"
+                f"{self.config.start} learned codes of {other.image_tokenizer.stride} pixels a side, but those of "
+                f"{self.config.tokenizer} have {self.image_tokenizer.stride}: leave start out, or take another tokenizer"
             )
         ours.blocks.load_state_dict(theirs.blocks.state_dict())
         ours.norm.load_state_dict(theirs.norm.state_dict())
@@ -211,9 +215,23 @@ class NextIdObjective:
         pairs = [(id, known[piece]) for piece, id in self.text_tokenizer.vocabulary().items() if piece in known]
         pairs += [(id, id) for id in range(TEXT_START)]
         new, old = (torch.tensor(ids) for ids in zip(*pairs, strict=True))
+        shares = self._shares_of(other.image_tokenizer)
+        met = shares.any(1)
         for mine, its in ((ours.embedding, theirs.embedding), (ours.head, theirs.head)):
             mine.weight[new] = its.weight[old]
-            mine.weight[self.vocabulary.image_block] = its.weight[other.vocabulary.image_block]
+            mine.weight[self.vocabulary.image_block][met] = shares[met] @ its.weight[other.vocabulary.image_block]
+
+    def _shares_of(self, other: ImageTokenizer, count: int = 4_000) -> Float[Tensor, "ours theirs"]:
+        """Of each code, how often another image tokenizer has each of its own in the same place; 0 where it is unmet."""
+        if other.digest == self.image_tokenizer.digest:
+            return torch.eye(other.codebook_size)
+        device = next(self.image_tokenizer.parameters()).device
+        counts = torch.zeros(self.image_tokenizer.codebook_size, other.codebook_size)
+        for index in range(min(count, len(self.source))):
+            images = to_images(self.source[index].image[None])
+            places = self.image_tokenizer.encode(images.to(device)).cpu(), other.encode(images)
+            counts.index_put_(tuple(codes.flatten() for codes in places), torch.ones(()), accumulate=True)
+        return counts / counts.sum(1, keepdim=True).clamp_min(1)
 
     def outer_parameters(self) -> list[Tensor]:
         """Tables and not maps: a row of the embedding or of the head belongs to one id."""

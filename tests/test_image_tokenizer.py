@@ -308,6 +308,30 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path):
         replace(training(), trained="decoder")
 
 
+def test_codes_alone_are_decoded_as_if_there_were_none_around():
+    tokenizer = reconstructor().tokenizer
+    values = tokenizer(noise(2, 3, 8, 12)).values
+    alone = tokenizer.decode_alone(values)
+    assert alone.shape == (2, 3, 8, 12)
+    for row in range(2):
+        for column in range(3):
+            square = alone[1, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            single = tokenizer.decoder(values[1:, :, row : row + 1, column : column + 1])[0]
+            torch.testing.assert_close(square, single)
+
+
+def test_what_codes_show_alone_counts_as_it_weighs():
+    images = noise(8, 3, 32, 32)
+    plain, model = reconstructor(), reconstructor(alone_weight=0.5)
+    (before, _), (after, figures) = plain(images, 0), model(images, 0)
+    values = model.tokenizer(images).values[[0, 4]]
+    expected = pixel_loss(model.tokenizer.decode_alone(values), images[[0, 4]], 0.2)
+    assert float(figures["alone"]) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(after.detach()) == pytest.approx(float((before + 0.5 * expected).detach()), rel=1e-5)
+    (after - before.detach()).backward()
+    assert all(gradient is not None for gradient in gradients(model.tokenizer.encoder).values())
+
+
 def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 

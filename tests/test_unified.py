@@ -4,15 +4,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from data.pictures import to_images
 from metrics.release import _keep, _shipped, main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
 from model.sampling import SamplingConfig
 from runtime.config import from_dict
 from runtime.loop import train
+from tokenizer.autoencoder import AutoencoderConfig
+from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizer.quantizer import FSQConfig
 from tokenizer.vocabulary import TEXT_START
 
 NETWORK = dict(dim=32, depth=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=48, max_length=320, rope_theta=100)
@@ -21,10 +26,6 @@ NETWORK = dict(dim=32, depth=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_di
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where an image tokenizer lies, random but whole."""
-    from tokenizer.autoencoder import AutoencoderConfig
-    from tokenizer.image import ImageTokenizer, ImageTokenizerConfig
-    from tokenizer.quantizer import FSQConfig
-
     path = tmp_path_factory.mktemp("unified")
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(patch=4, widths=(32, 32), num_blocks=1)
@@ -136,9 +137,34 @@ def test_what_another_model_knows_is_taken_over_piece_of_text_by_piece(folder: P
     assert torch.equal(new.blocks[0].mlp.up.weight, old.transformer.blocks[0].mlp.up.weight)
 
 
+def test_codes_of_another_image_tokenizer_begin_as_those_in_their_places(folder: Path, first: Path):
+    """The encoder's last channels the other way round: each code has another number, and all else is as before."""
+    old = Plantain.from_pretrained(first, "cpu")
+    mirrored = Plantain.from_pretrained(first, "cpu").image_tokenizer
+    last = mirrored.encoder.layers[-1]
+    with torch.no_grad():
+        last.weight.neg_()  # pyright: ignore[reportCallIssue]
+        last.bias.neg_()  # pyright: ignore[reportCallIssue]
+    mirrored.save_pretrained(folder / "mirrored")
+    changes = dict(tokenizer=str(folder / "mirrored"), start=str(first), mixture={"text_to_image": 1})
+    objective = NextIdObjective(config(folder, "mirrored-model", **changes), torch.device("cpu"))
+    assert objective.image_tokenizer.digest != old.image_tokenizer.digest
+    images = to_images(np.stack([objective.source[index].image for index in range(12)]))
+    ours, theirs = objective.image_tokenizer.encode(images), old.image_tokenizer.encode(images)
+    assert (ours != theirs).float().mean() > 0.2
+    new = objective.model.transformer
+    for mine, its in ((new.embedding, old.transformer.embedding), (new.head, old.transformer.head)):
+        rows, expected = mine.weight[objective.vocabulary.image_block], its.weight[old.vocabulary.image_block]
+        torch.testing.assert_close(rows[ours], expected[theirs])
+
+
 def test_a_start_that_does_not_fit_is_refused(folder: Path, first: Path):
     with pytest.raises(ValueError, match="has the network .*dim=32.* but the config .*dim=64"):
         NextIdObjective(config(folder, "wide", start=str(first), network=NETWORK | {"dim": 64}), torch.device("cpu"))
+    fine = ImageTokenizerConfig(AutoencoderConfig(patch=4, widths=(32,), num_blocks=1), FSQConfig(levels=(3, 3)))
+    ImageTokenizer(fine).save_pretrained(folder / "fine")
+    with pytest.raises(ValueError, match="learned codes of 8 pixels a side, but those of .* have 4"):
+        NextIdObjective(config(folder, "finer", start=str(first), tokenizer=str(folder / "fine")), torch.device("cpu"))
 
 
 def test_abilities_that_the_data_can_not_teach_are_refused(folder: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ class Reconstruction(NamedTuple):
     """What training looks at."""
 
     images: Float[Tensor, "b 3 H W"]
+    values: Float[Tensor, "b d h w"]
     codes: Int[Tensor, "b h w"]
     quantizer_loss: Float[Tensor, ""]
 
@@ -88,7 +90,13 @@ class ImageTokenizer(nn.Module):
         """Encodes, rounds and decodes, with gradients."""
         self.check_size(*images.shape[-2:])
         quantized = self.quantizer(self.encoder(images))
-        return Reconstruction(self.decoder(quantized.values), quantized.codes, quantized.loss)
+        return Reconstruction(self.decoder(quantized.values), *quantized)
+
+    def decode_alone(self, values: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images each of whose squares the decoder made of one code, as if there were none around it."""
+        height, width = values.shape[-2:]
+        squares = self.decoder(rearrange(values, "b d h w -> (b h w) d 1 1"))
+        return rearrange(squares, "(b h w) c p q -> b c (h p) (w q)", h=height, w=width)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError unless both sides, in pixels, are positive multiples of the stride."""
