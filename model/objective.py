@@ -207,7 +207,7 @@ class NextIdObjective:
         if other.image_tokenizer.stride != self.image_tokenizer.stride:
             raise ValueError(
                 f"{self.config.start} learned codes of {other.image_tokenizer.stride} pixels a side, but those of "
-                f"{self.config.tokenizer} have {self.image_tokenizer.stride}: leave start out, or take another tokenizer"
+                f"{self.config.tokenizer} have {self.image_tokenizer.stride}: take another tokenizer, or no start"
             )
         ours.blocks.load_state_dict(theirs.blocks.state_dict())
         ours.norm.load_state_dict(theirs.norm.state_dict())
@@ -222,7 +222,7 @@ class NextIdObjective:
             mine.weight[self.vocabulary.image_block][met] = shares[met] @ its.weight[other.vocabulary.image_block]
 
     def _shares_of(self, other: ImageTokenizer, count: int = 4_000) -> Float[Tensor, "ours theirs"]:
-        """Of each code, how often another image tokenizer has each of its own in the same place; 0 where it is unmet."""
+        """Of each code, how often another tokenizer has each of its own in the same place; 0 where it is unmet."""
         if other.digest == self.image_tokenizer.digest:
             return torch.eye(other.codebook_size)
         device = next(self.image_tokenizer.parameters()).device
