@@ -12,6 +12,7 @@ import argparse
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,17 @@ class Cases:
 
         from data.shapes.scene import WORLDS
         from data.shapes.source import Shapes, ShapesConfig
+        from data.shapes.splits import COMBINATIONS
 
         stride = plantain.image_tokenizer.stride
         sizes = tuple((rows * stride, columns * stride) for rows, columns in plantain.grids)
-        source = Shapes(ShapesConfig(number, split, min(sizes[0]), world, sizes=sizes, num_questions=1, edits=True))
+        config = ShapesConfig(number, split, min(sizes[0]), world, sizes=sizes, num_questions=1, edits=True)
+        edited = Shapes(config)
+        # an edit leads to a combination that is held out, from a picture without one: all else is asked of others
+        source = Shapes(replace(config, edits=False)) if split in COMBINATIONS else edited
         self.world, self.split = WORLDS[world], split
         self.examples: list[Any] = [source[index] for index in range(number)]
+        self.edits = self.examples if source is edited else [edited[index] for index in range(number)]
         self.pictures = [Image.fromarray(example.image) for example in self.examples]
         self.scenes = [example.metadata["scene"] for example in self.examples]
 
@@ -114,17 +120,18 @@ def _ask(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) -> 
 
 def _edit(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) -> dict[str, float]:
     """Share of edits that are done and keep everything else; and of each by itself."""
+    from PIL import Image
+
     from data.shapes.edits import check_edit
 
-    drawn = plantain.edit(
-        cases.pictures, [example.edit.instruction for example in cases.examples], seed=seed, **settings
-    )
+    pictures = [Image.fromarray(example.image) for example in cases.edits]
+    drawn = plantain.edit(pictures, [example.edit.instruction for example in cases.edits], seed=seed, **settings)
     verdicts = [
         check_edit(np.asarray(image), example.metadata["scene"], example.metadata["change"], cases.world)
-        for image, example in zip(drawn.images, cases.examples, strict=True)
+        for image, example in zip(drawn.images, cases.edits, strict=True)
     ]
     sorts = defaultdict(list)
-    for verdict, example in zip(verdicts, cases.examples, strict=True):
+    for verdict, example in zip(verdicts, cases.edits, strict=True):
         sorts[type(example.metadata["change"]).__name__].append(verdict.ok)
     return {
         "right": _share(verdict.ok for verdict in verdicts),

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.shapes.scene import Scene
+from data.shapes.splits import held_out, stated_held_out
 from metrics.abilities import JUDGES, Cases
 
 COUNT = 8
@@ -18,8 +20,8 @@ class Oracle:
     image_tokenizer = SimpleNamespace(stride=4)
     grids = ((8, 8), (8, 12))
 
-    def __init__(self) -> None:
-        self.cases = Cases(self, "val", COUNT, "shapes32")
+    def __init__(self, split: str) -> None:
+        self.cases = Cases(self, split, COUNT, "shapes32")
         self.shift = 0
 
     def of(self, number: int):
@@ -33,7 +35,10 @@ class Oracle:
         return [self.of(number).questions[0][1] for number in range(COUNT)]
 
     def edit(self, pictures: Sequence, instructions: Sequence[str], **settings) -> SimpleNamespace:
-        return SimpleNamespace(images=[Image.fromarray(self.of(number).edit.result.image) for number in range(COUNT)])
+        for picture, instruction, example in zip(pictures, instructions, self.cases.edits, strict=True):
+            assert instruction == example.edit.instruction and (np.asarray(picture) == example.image).all()
+        shown = [self.cases.edits[(number + self.shift) % COUNT].edit.result for number in range(COUNT)]
+        return SimpleNamespace(images=[Image.fromarray(example.image) for example in shown])
 
     def look(self, picture: Image.Image) -> np.ndarray:
         return np.asarray(picture)[::4, ::4, 0].astype(int)
@@ -44,9 +49,9 @@ class Oracle:
         return SimpleNamespace(images=images, codes=codes, num_drawn=2 * COUNT)
 
 
-@pytest.fixture(scope="module")
-def oracle() -> Oracle:
-    return Oracle()
+@pytest.fixture(scope="module", params=["val", "pair"])
+def oracle(request: pytest.FixtureRequest) -> Oracle:
+    return Oracle(request.param)
 
 
 @pytest.mark.parametrize("name", ["describe", "ask", "edit", "inpaint"])
@@ -68,3 +73,16 @@ def test_an_edit_that_does_nothing_preserves_everything_and_does_nothing(oracle:
 def test_chance_is_what_the_most_frequent_answers_of_each_sort_reach(oracle: Oracle):
     oracle.shift = 0
     assert 1 / COUNT < JUDGES["ask"](oracle, oracle.cases, 0, {})["chance"] <= 1.0
+
+
+def test_what_is_held_out_is_in_what_is_asked_about():
+    """An edit leads to it; all else is asked of pictures that show it."""
+
+    def never_seen(scene: Scene) -> bool:
+        return "pair" in held_out([(item.shape, item.colour, item.size) for item in scene.objects])
+
+    cases = Oracle("pair").cases
+    assert all(map(never_seen, cases.scenes))
+    assert all(stated_held_out(example.metadata["program"]) == {"pair"} for example in cases.examples)
+    for example in cases.edits:
+        assert not never_seen(example.metadata["scene"]) and never_seen(example.edit.result.metadata["scene"])
