@@ -90,7 +90,7 @@ class Cases:
         source = Shapes(replace(config, edits=False)) if split in COMBINATIONS else edited
         self.world, self.split = WORLDS[world], split
         self.examples: list[Any] = [source[index] for index in range(number)]
-        self.edits = self.examples if source is edited else [edited[index] for index in range(number)]
+        self.edits: list[Any] = self.examples if source is edited else [edited[index] for index in range(number)]
         self.pictures = [Image.fromarray(example.image) for example in self.examples]
         self.scenes = [example.metadata["scene"] for example in self.examples]
 
