@@ -137,22 +137,20 @@ def length(*models: str) -> str:
 
 
 def abilities(*names: str) -> str:
-    """What a checkpoint of one stream can do, by split; the figures of a row may stand in several results."""
-    rows: dict[str, dict[str, Any]] = {}
-    notes, chances = [], []
+    """What a checkpoint of one stream can do, by split; its figures may stand in several results."""
+    rows, notes, chances = [], [], []
     abilities = list(next(iter(_read(f"abilities-{names[0]}")["figures"].values())))
     for result in (_read(f"abilities-{name}") for name in names):
         for split, figures in result["figures"].items():
             effort = _effort(result["config"]["settings"])
             label = f"`{split}`: {_MEANING.get(split, split)}" + f"; drawn from words, {effort}" * bool(effort)
-            rows[label] = rows.get(label, {}) | figures
+            rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in abilities)])
             if "ask" in figures:
                 chances.append(f"{_percent(figures['ask']['chance'])} of `{split}`")
         note = f"{result['config']['num_cases']:,} cases of each, seed {result['seed']}; `{result['command']}`"
         notes.append(f"{note}, commit {result['commit']}, {_machine(result)}")
     guess = f" Answers that have not seen the picture would be right in {', '.join(chances)}." if chances else ""
-    cells = [[label, *(_percent(row.get(name, {}).get("right")) for name in abilities)] for label, row in rows.items()]
-    return _markdown(["cases", *abilities], cells) + f"\n{'. '.join(notes)}.{guess}\n"
+    return _markdown(["cases", *abilities], rows) + f"\n{'. '.join(notes)}.{guess}\n"
 
 
 def ablations(name: str) -> str:
