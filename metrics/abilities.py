@@ -6,6 +6,7 @@
 
 What it draws of prompts is judged by metrics.adherence. The pictures that it reads here are true ones, passed through
 its image tokenizer; a dialogue goes on with what it drew itself. Each ability's share counts only what is wholly right.
+Of the split `relation` no edits are judged: none states one.
 """
 
 import argparse
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/abilities-<checkpoint's name>.json")
     arguments = parser.parse_args()
+    if "relation" in arguments.splits and set(arguments.abilities) == {"edit"}:
+        parser.error("no edit states a relation: judge another ability on the split 'relation'")
 
     from dataclasses import asdict
 
@@ -64,6 +67,8 @@ def main() -> None:
         cases = Cases(plantain, split, arguments.num_cases, world)
         figures[split] = {}
         for name in arguments.abilities:
+            if name == "edit" and not cases.edits:
+                continue
             extra = {"image_guidance": arguments.image_guidance} if name == "edit" else {}
             extra |= {"best_of": arguments.best_of, "effort": arguments.effort} if name in FROM_WORDS else {}
             figures[split][name] = JUDGES[name](plantain, cases, arguments.seed, settings | extra)
@@ -73,7 +78,7 @@ def main() -> None:
 
 
 class Cases:
-    """A split's examples in all sizes of a model, with what is asked of them."""
+    """A split's examples in all sizes of a model, with what is asked of them; `edits` is empty where it has none."""
 
     def __init__(self, plantain: Any, split: str, number: int, world: str) -> None:
         from PIL import Image
@@ -84,13 +89,16 @@ class Cases:
 
         stride = plantain.image_tokenizer.stride
         sizes = tuple((rows * stride, columns * stride) for rows, columns in plantain.grids)
-        config = ShapesConfig(number, split, min(sizes[0]), world, sizes=sizes, num_questions=1, edits=True)
-        edited = Shapes(config)
-        # an edit leads to a combination that is held out, from a picture without one: all else is asked of others
-        source = Shapes(replace(config, edits=False)) if split in COMBINATIONS else edited
+        config = ShapesConfig(number, split, min(sizes[0]), world, sizes=sizes, num_questions=1)
+
+        def drawn(edits: bool) -> list[Any]:
+            source = Shapes(replace(config, edits=edits))
+            return [source[index] for index in range(number)]
+
         self.world, self.split = WORLDS[world], split
-        self.examples: list[Any] = [source[index] for index in range(number)]
-        self.edits: list[Any] = self.examples if source is edited else [edited[index] for index in range(number)]
+        self.edits = drawn(edits=True) if split != "relation" else []
+        # an edit leads to a combination that is held out, from a picture without one: all else is asked of others
+        self.examples = drawn(edits=False) if split in COMBINATIONS or not self.edits else self.edits
         self.pictures = [Image.fromarray(example.image) for example in self.examples]
         self.scenes = [example.metadata["scene"] for example in self.examples]
 

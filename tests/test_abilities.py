@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.shapes.scene import Scene
 from data.shapes.splits import held_out, stated_held_out
-from metrics.abilities import JUDGES, Cases
+from metrics.abilities import JUDGES, Cases, main
 
 COUNT = 8
 
@@ -86,3 +86,17 @@ def test_what_is_held_out_is_in_what_is_asked_about():
     assert all(stated_held_out(example.metadata["program"]) == {"pair"} for example in cases.examples)
     for example in cases.edits:
         assert not never_seen(example.metadata["scene"]) and never_seen(example.edit.result.metadata["scene"])
+
+
+def test_relations_that_are_held_out_are_described_asked_about_and_drawn_but_no_edit_states_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    oracle = Oracle("relation")
+    assert not oracle.cases.edits
+    assert all(stated_held_out(example.metadata["program"]) == {"relation"} for example in oracle.cases.examples)
+    for name in ("describe", "ask", "inpaint"):
+        assert JUDGES[name](oracle, oracle.cases, 0, {})["right"] == 1.0
+    monkeypatch.setattr("sys.argv", "abilities nowhere --splits val relation --abilities edit".split())
+    with pytest.raises(SystemExit):
+        main()
+    assert "no edit states a relation" in capsys.readouterr().err
