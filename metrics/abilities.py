@@ -95,7 +95,7 @@ class Cases:
             source = Shapes(replace(config, edits=edits))
             return [source[index] for index in range(number)]
 
-        self.world, self.split = WORLDS[world], split
+        self.world = WORLDS[world]
         self.edits = drawn(edits=True) if split != "relation" else []
         # an edit leads to a combination that is held out, from a picture without one: all else is asked of others
         self.examples = drawn(edits=False) if split in COMBINATIONS or not self.edits else self.edits

@@ -78,6 +78,8 @@ class Ablations:
             raise ValueError("two rows have one name: give each its own")
         if unknown := set(self.abilities) - {"draw", *JUDGES}:
             raise ValueError(f"nothing judges {', '.join(sorted(unknown))}: abilities are draw, {', '.join(JUDGES)}")
+        if "edit" in self.abilities and "relation" in self.splits:
+            raise ValueError("no edit states a relation: judge edits on other splits than 'relation'")
 
 
 class Trainings(Cells):

@@ -92,6 +92,7 @@ def test_gains_are_differences_seed_by_seed(plan: Ablations, monkeypatch: pytest
         ({"rows": ROWS[1:]}, "it may change nothing"),
         ({"rows": (*ROWS, Row("line"))}, "two rows have one name"),
         ({"abilities": ("draw", "sing")}, "nothing judges sing"),
+        ({"abilities": ("draw", "edit"), "splits": ("test", "relation")}, "no edit states a relation"),
     ],
 )
 def test_plans_that_compare_nothing_are_refused(plan: Ablations, change: dict, message: str):
