@@ -163,7 +163,7 @@ def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
         names = list(next(iter(judged["figures"].values())))
         lines += [f"| split | {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
         for split, figures in judged["figures"].items():
-            shares = " | ".join(f"{figures[name]['right']:.1%}" if name in figures else "" for name in names)
+            shares = " | ".join(f"{figures[each]['right']:.1%}" if each in figures else "" for each in names)
             lines.append(f"| {split} | {shares} |")
     return "\n".join(lines) + "\n"
 
