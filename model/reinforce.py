@@ -51,6 +51,8 @@ class Reinforcement:
     num_drawn: int = 8
     # share of the examples of whose true picture a part is given
     inpaint: float = 0.0
+    # tokens of the shortest prompt that is asked for: what is short is mostly right, which teaches nothing
+    shortest: int = 0
     # pictures that are drawn at once, and then read at once
     at_once: int = 64
     # prompts of the validation set that are drawn and checked at each evaluation
@@ -102,8 +104,7 @@ class Policy(nn.Module):
         telling = better.nonzero()[:, 0].tolist()  # the others have no gradient
         telling = telling or [0]  # a loss there has to be, also where there is nothing to tell
         loss = torch.zeros((), device=right.device)
-        for start in range(0, len(telling), self.at_once):
-            some = telling[start : start + self.at_once]
+        for some in _alike(requests, telling, self.at_once):
             drawn = [codes[each] for each in some]
             likely = log_probabilities(self.transformer, self.vocabulary, [requests[each] for each in some], drawn)
             loss = loss - (better[some] * likely).sum()
@@ -157,14 +158,14 @@ def log_probabilities(
 class Numbers(torch.utils.data.Dataset[int]):
     """The examples' numbers: what is asked for is made where it is drawn."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
     def __getitem__(self, key: tuple[int, int]) -> int:
-        return key[1]
+        return self.numbers[key[1]]
 
 
 class ReinforcedObjective:
@@ -209,15 +210,15 @@ class ReinforcedObjective:
         """Draws and judges several pictures of each example."""
         requests = [request for number in numbers for request in self.requests(number, step)]
         asked = [number for number in numbers for _ in range(self.config.num_drawn)]
-        # pictures that are alike in length come to one batch
-        order = sorted(range(len(requests)), key=lambda each: _size(requests[each]))
-        device = self.plantain.device
-        with torch.autocast(device.type, enabled=False):  # its memory of keys and values has the weights' precision
-            drawn = draw(self.plantain, [requests[each] for each in order], [None] * len(order), self.config.at_once)
-        judged = [asked[each] for each in order], map(np.asarray, drawn.images)
-        verdicts = (self.judges.map if self.judges else map)(self.source.verdict, *judged)
-        right, codes = torch.zeros(len(requests)), [drawn.codes[0]] * len(requests)
-        for each, grid, verdict in zip(order, drawn.codes, verdicts, strict=True):
+        device, at_once, judge = self.plantain.device, self.config.at_once, self.judges.map if self.judges else map
+        judged = []
+        for some in _alike(requests, range(len(requests)), at_once):
+            with torch.autocast(device.type, enabled=False):  # its memory of keys and values has the weights' precision
+                drawn = draw(self.plantain, [requests[each] for each in some], [None] * len(some), at_once)
+            verdicts = judge(self.source.verdict, [asked[each] for each in some], map(np.asarray, drawn.images))
+            judged += zip(some, drawn.codes, verdicts, strict=True)
+        right, codes = torch.zeros(len(requests)), [np.zeros((0, 0), np.int64)] * len(requests)
+        for each, grid, verdict in judged:
             codes[each], right[each] = grid, float(verdict.ok)
         return Attempt(requests, codes, right.view(len(numbers), -1).to(device))
 
@@ -226,7 +227,16 @@ class ReinforcedObjective:
         return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
 
     def dataset(self) -> Numbers:
-        return Numbers(len(self.source))
+        """Raises:
+        ValueError: No example's prompt is long enough.
+        """
+        shortest, encode = self.config.shortest, self.plantain.text_tokenizer.encode
+        numbers: Sequence[int] = range(len(self.source))
+        if shortest:
+            numbers = [number for number in numbers if len(encode(self.source.caption(number)[0])) >= shortest]
+        if not numbers:
+            raise ValueError(f"shortest is {shortest}, but no prompt has as many tokens: lower it")
+        return Numbers(numbers)
 
     def length(self, item: int) -> int:
         return 1
@@ -250,5 +260,10 @@ class ReinforcedObjective:
         return plantain
 
 
-def _size(request: ImageRequest) -> tuple[int, ...]:
-    return request.known is not None, *request.grid
+def _alike(requests: Sequence[ImageRequest], places: Sequence[int], at_once: int) -> list[list[int]]:
+    """Batches of these places, each of pictures that are alike in length, since all are as long as the longest."""
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for place in places:
+        rows, columns = requests[place].grid
+        groups.setdefault((requests[place].known is not None, rows * columns), []).append(place)
+    return [group[start : start + at_once] for group in groups.values() for start in range(0, len(group), at_once)]

@@ -150,3 +150,31 @@ def test_several_processes_judge_as_one_does(begun: Path):
         rights.append((right, codes))
     assert torch.equal(rights[0][0], rights[1][0])
     assert all((one == other).all() for one, other in zip(rights[0][1], rights[1][1], strict=True))
+
+
+def test_how_many_are_drawn_at_once_changes_nothing(begun: Path):
+    """Squares, wide ones and ones with holes: a batch is of one kind, so none is read to the length of another."""
+    from model.reinforce import ReinforcedObjective
+
+    found = []
+    for at_once in (1, 3, 64):
+        objective = ReinforcedObjective(run(begun, "at_once", at_once=at_once, inpaint=0.5), torch.device("cpu"))
+        found.append(objective.attempt(list(range(8)), step=1))
+    kinds = {(request.known is None, request.grid) for request in found[0].requests}
+    assert len(kinds) == 4
+    for other in found[1:]:
+        assert torch.equal(other.right, found[0].right)
+        assert all((one == same).all() for one, same in zip(found[0].codes, other.codes, strict=True))
+
+
+def test_short_prompts_are_left_out_where_the_config_says_so(begun: Path):
+    from model.reinforce import ReinforcedObjective
+
+    objective = ReinforcedObjective(run(begun, "long", shortest=13), torch.device("cpu"))
+    lengths = [len(objective.plantain.text_tokenizer.encode(example.text)) for example in objective.source]
+    asked = objective.dataset()
+    numbers = [asked[0, place] for place in range(len(asked))]
+    assert 0 < len(numbers) < len(lengths)
+    assert numbers == [number for number, length in enumerate(lengths) if length >= 13]
+    with pytest.raises(ValueError, match="shortest is 99, but no prompt has as many tokens: lower it"):
+        ReinforcedObjective(run(begun, "too-long", shortest=99), torch.device("cpu")).dataset()
