@@ -61,6 +61,12 @@ class Cache:
         part.layers = [layer.first(batch_size) for layer in self.layers]
         return part
 
+    def spread(self, other: "Cache", rows: Int[Tensor, " b"]) -> None:
+        """Begins each sequence as one of another cache's, which `rows` names."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.keys[:, :, : other.max_length] = theirs.keys[rows]
+            mine.values[:, :, : other.max_length] = theirs.values[rows]
+
 
 class Memory:
     """What has been read of one growing sequence, kept from one turn of a conversation to the next.

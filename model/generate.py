@@ -120,6 +120,8 @@ class Streams(NamedTuple):
     columns: Int[Tensor, " s"]
     # the request that a stream belongs to
     owner: Int[Tensor, " s"]
+    # the first of the streams that have the same prefix
+    leader: Int[Tensor, " s"]
     # ids that are given rather than drawn, -1 elsewhere; None where all are drawn
     known: Int[Tensor, "s t"] | None
 
@@ -172,6 +174,9 @@ def open_streams(
             as_ids = np.where(given < 0, -1, given + vocabulary.image_start)
             known[stream, len(prefix.ids) : len(whole)] = torch.from_numpy(as_ids.reshape(-1))
     last = torch.tensor([len(prefix.ids) - 1 for prefix, _ in opened])
+    leaders: dict[bytes, int] = {}
+    contents = [prefix.ids.tobytes() + prefix.positions.tobytes() for prefix, _ in opened]
+    leader = [leaders.setdefault(content, stream) for stream, content in enumerate(contents)]
     grids = torch.tensor([requests[index].grid for index in owner])
     return Streams(
         ids.to(device),
@@ -180,21 +185,30 @@ def open_streams(
         num_codes=grids.prod(1).to(device),
         columns=grids[:, 1].to(device),
         owner=torch.tensor(owner, device=device),
+        leader=torch.tensor(leader, device=device),
         known=known.to(device) if (known >= 0).any() else None,
     )
 
 
 def prefill(transformer: Transformer, streams: Streams, cache: Cache, known: int = 0) -> None:
-    """Reads all prefixes in one pass, but for the last id of each, with which drawing begins, and for the `known` first
-    ids of the first.
+    """Reads all prefixes in one pass, each once, but for the last id of each, with which drawing begins, and for the
+    `known` first ids of the first.
 
     After a shorter prefix it reads guesses too; they are read again before anything attends to them.
     """
     start = torch.zeros_like(streams.last)
     start[0] = known
-    longest = int((streams.last - start).max())
-    slots = (start[:, None] + torch.arange(longest, device=start.device)).clamp(max=streams.ids.shape[1] - 1)
-    read(transformer, streams, slots, cache, int(streams.last.max()))
+    limit = int(streams.last.max())
+    slots = start[:, None] + torch.arange(int((streams.last - start).max()), device=start.device)
+    slots = slots.clamp(max=streams.ids.shape[1] - 1)
+    leaders, follows = streams.leader.unique(return_inverse=True)
+    if known or len(leaders) == len(follows):
+        read(transformer, streams, slots, cache, limit)
+        return
+    some = streams._replace(ids=streams.ids[leaders], positions=streams.positions[leaders])
+    shared = transformer.new_cache(len(leaders), limit)
+    read(transformer, some, slots[leaders], shared, limit)
+    cache.spread(shared, follows)
 
 
 def read(

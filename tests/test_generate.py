@@ -189,7 +189,7 @@ def test_without_guidance_no_unconditional_half_is_computed(
     monkeypatch.setattr(transformer, "new_cache", lambda rows, length: sizes.append(rows) or new_cache(rows, length))
     for scale in (1.0, 2.0):
         codes_of(transformer, TEN, [Wanted(text(1), 0, n) for n in range(3)], (2, 2), guidance=scale)
-    assert sizes == [3, 6]
+    assert sizes == [3, 1, 6, 2]  # one cache for all streams, one for their prefixes
 
 
 def test_guides_combine_as_published():
@@ -267,10 +267,10 @@ def test_where_guidance_ends_the_unconditional_half_is_no_longer_read(window: in
         for scale, until in ((6.0, 0.5), (6.0, 1.0), (1.0, 1.0))
     )
     assert torch.equal(half[:, :8], whole[:, :8]) and not torch.equal(half, whole) and not torch.equal(half, plain)
-    halved = read[: read.index(8, read.index(4))]  # prefix and passes of the first call
+    halved = read[1 : read.index(2, 1)]  # passes of the first call; each begins with its two prefixes
     assert halved == sorted(halved, reverse=True) and set(halved) == {8, 4}
     if window == 1:
-        assert halved == [8] * 9 + [4] * 8
+        assert halved == [8] * 8 + [4] * 8
 
 
 def test_guidance_that_ends_at_once_is_no_guidance(tiny_transformer: Callable):
@@ -428,7 +428,19 @@ def test_the_rows_that_are_not_guided_cost_no_second_stream(
     scales = (1.0, 2.0, 1.0, 1.0)
     requests = [ImageRequest(text(1), (1, 2), SamplingConfig(guidance=scale), 0, 0) for scale in scales]
     last(draw_images(transformer, TEN, requests))
-    assert rows == [5]
+    assert rows == [5, 2]  # one cache for all streams, one for their prefixes
+
+
+def test_a_prefix_that_several_streams_share_is_read_once(tiny_transformer: Callable):
+    transformer = tiny_transformer(TEN.size, seed=4)
+    read = []
+    transformer.embedding.register_forward_hook(lambda module, given, output: read.append(tuple(given[0].shape)))
+    wanted = [Wanted(text(*ids), 2, number) for number, ids in enumerate([(1, 2, 3), (1, 2, 3), (4, 5), (1, 2, 3)])]
+    requests = requests_of(wanted, (2, 2), guidance=2.0)
+    together = last(draw_images(transformer, TEN, requests)).codes
+    assert read[0][0] == 3 and read[1][0] == 8  # two prompts and the guide without any; then a stream for each
+    for row, request in enumerate(requests):
+        assert torch.equal(last(draw_images(transformer, TEN, [request])).codes[0], together[row])
 
 
 def test_a_cancelled_drawing_leaves_no_memory_behind(tiny_transformer: Callable, monkeypatch: pytest.MonkeyPatch):
