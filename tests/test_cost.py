@@ -27,8 +27,9 @@ def plantain() -> Plantain:
 def test_operations_of_a_picture_are_those_that_torch_counts(plantain, sampling):
     prompt = plantain.text_tokenizer.encode("a small red circle above a large green cross")
     told = [TextSegment(prompt)]
-    # A guide as long as the condition: a batch is as long as its longest sequence, which the counter sees.
-    guides = [Guide(told, 1 - sampling.guidance)] if sampling.guidance != 1 else []
+    # A guide as long as the condition: a batch is as long as its longest sequence, which the counter sees. In other
+    # words, or its prefix would not be read a second time.
+    guides = [Guide([TextSegment(prompt[::-1])], 1 - sampling.guidance)] if sampling.guidance != 1 else []
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter:
         for _ in draw_images(
