@@ -33,12 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, nargs="+", help="folders: image tokenizer (or a shipped model), ..., model"
     )
-    parser.add_argument(
-        "--keep",
-        type=float,
-        default=0.0,
-        help="share of the weights that the last run began with; below 0 it goes past its end: -1 as far again",
-    )
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the weights that the last run began with")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
@@ -100,19 +95,18 @@ def _gathered(runs: Sequence[Path]) -> "Plantain":
 
 @torch.no_grad()
 def _keep(plantain: "Plantain", share: float) -> None:
-    """Moves weights part of the way back to those with which training began, or on past its end; the card says so.
+    """Moves weights part of the way back to those with which training began, and says so in the card.
 
-    Half-way back, little of what was learnt is lost, and much of what was forgotten is back. Source: Wortsman et al.,
-    "Robust fine-tuning of zero-shot models", 2022, whose alpha is one less `share`. A run that ended before its way did
-    is carried on; source: Zheng et al., "Model Extrapolation Expedites Alignment", 2025, whose alpha is `-share`.
+    Half-way, little of what was learnt is lost, and much of what was forgotten is back. Source: Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", 2022, whose alpha is one less `share`.
     """
     from model import Plantain
 
     if not share:
         return
     run = list(plantain.card.values())[-1]
-    if not share < 1 or not (start := run["config"].get("start")):
-        raise ValueError(f"--keep {share} is for a share below 1, and for a run with a `start`")
+    if not 0 < share < 1 or not (start := run["config"].get("start")):
+        raise ValueError(f"--keep {share} is for a share between 0 and 1, and for a run with a `start`")
     first = Plantain.from_pretrained(start, "cpu", "fp32")
     if first.text_tokenizer.to_json() != plantain.text_tokenizer.to_json():
         raise ValueError(f"the run has other pieces of text than {start}: nothing of its weights can be kept")
@@ -152,8 +146,7 @@ def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
             note = f"; {start['note']}" if "note" in start else ""
             lines.append(f"    {machine['cores']} cores, torch {machine['torch']}{note}")
         if "kept" in run:
-            way = "back to the weights with which it began" if run["kept"] > 0 else "again, past its end"
-            lines.append(f"  - moved by {abs(run['kept']):.0%} of the way {way}")
+            lines.append(f"  - moved by {run['kept']:.0%} of the way back to the weights with which it began")
     lines += [
         f"- **data**: `{json.dumps(list(card.values())[-1]['config']['data'])}`",
         "- **licence**: MIT",
