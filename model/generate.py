@@ -489,9 +489,10 @@ def num_bytes(config: ModelConfig, streams: int, length: int, longest: int, logi
         logits: Numbers of logits of a pass: pictures times window times image ids.
         width: Bytes of a number in the transformer.
     """
-    cache = 2 * config.depth * streams * config.num_kv_heads * length * config.head_dim * width
-    hidden = streams * longest * (4 * config.dim + 3 * config.mlp_dim) * width
-    return cache + max(hidden, logits * 40)  # a logit's filters are in 4 bytes each and its noise in 8
+    kept = 2 * config.depth * config.num_kv_heads * config.head_dim * width  # of an id, in a cache
+    prefixes = streams * longest * ((4 * config.dim + 3 * config.mlp_dim) * width + kept)  # with the cache of `prefill`
+    # a logit's filters are in 4 bytes each and its noise in 8
+    return streams * length * kept + max(prefixes, logits * 40)
 
 
 def _check_memory(transformer: Transformer, streams: Streams, batch: int, window: int, num_codes: int) -> None:

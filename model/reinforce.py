@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -215,21 +216,19 @@ class ReinforcedObjective:
         for some in _alike(requests, range(len(requests)), at_once):
             with torch.autocast(device.type, enabled=False):  # its memory of keys and values has the weights' precision
                 drawn = draw(self.plantain, [requests[each] for each in some], [None] * len(some), at_once)
+            # verdicts come while the next batch is drawn
             verdicts = judge(self.source.verdict, [asked[each] for each in some], map(np.asarray, drawn.images))
-            judged += zip(some, drawn.codes, verdicts, strict=True)
-        right, codes = torch.zeros(len(requests)), [np.zeros((0, 0), np.int64)] * len(requests)
-        for each, grid, verdict in judged:
-            codes[each], right[each] = grid, float(verdict.ok)
-        return Attempt(requests, codes, right.view(len(numbers), -1).to(device))
+            judged.append(zip(some, drawn.codes, verdicts, strict=True))
+        found = {each: (codes, float(verdict.ok)) for each, codes, verdict in chain.from_iterable(judged)}
+        codes, right = zip(*(found[each] for each in range(len(requests))), strict=True)
+        return Attempt(requests, list(codes), torch.tensor(right, device=device).view(len(numbers), -1))
 
     def outer_parameters(self) -> list[Tensor]:
         """As where the model was trained first."""
         return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
 
     def dataset(self) -> Numbers:
-        """Raises:
-        ValueError: No example's prompt is long enough.
-        """
+        """The examples that are asked for. Raises ValueError unless some prompt is long enough."""
         shortest, encode = self.config.shortest, self.plantain.text_tokenizer.encode
         numbers: Sequence[int] = range(len(self.source))
         if shortest:
