@@ -44,6 +44,8 @@ def main() -> None:
         parser.error("--mask says where to draw anew: give the picture with --image, and what to draw as the prompt")
     if arguments.ask and not arguments.image:
         parser.error("--ask is about a picture: give it with --image")
+    if (arguments.best_of and arguments.ask) or (arguments.effort and not (prompts or arguments.chat)):
+        parser.error("--best-of is for what is drawn or described, --effort for what is drawn: leave it out")
     foreign = (arguments.num_images > 1, arguments.image, arguments.out, arguments.best_of, arguments.effort)
     if arguments.film and (len(prompts) != 1 or any(foreign)):
         parser.error("--film shows one picture: give one prompt, and no -n, --image, --out, --best-of or --effort")
@@ -59,7 +61,7 @@ def main() -> None:
         elif arguments.ask:
             print(plantain.ask(arguments.image[0], arguments.ask, arguments.seed)[0])
         else:
-            print("\n".join(plantain.describe(arguments.image, arguments.seed)))
+            print("\n".join(plantain.describe(arguments.image, arguments.seed, best_of=arguments.best_of or 1)))
     except (ValueError, OSError, MemoryError) as error:
         parser.exit(2, f"sample.py: {error}\n")
 
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--min-p", type=float, help="draw among codes at least this share as likely as the likeliest")
     parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, one that was trained (default: the first)")
     parser.add_argument(
-        "--best-of", type=int, help="draw so many where words say what, and keep what the model finds best (default: 1)"
+        "--best-of", type=int, help="draw or describe so many times and keep what the model finds best (default: 1)"
     )
     parser.add_argument("--effort", choices=("full", "auto"), help="auto: fewer than --best-of where it feels sure")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default: 64)")

@@ -2,6 +2,7 @@
 
     python -m metrics.abilities checkpoints/unified64
     python -m metrics.abilities checkpoints/unified64 --splits val --num-cases 200 --abilities edit ask
+    python -m metrics.abilities checkpoints/unified64 --abilities describe --best-of 4
     python -m metrics.abilities checkpoints/unified64 --abilities inpaint dialogue --best-of 8 --effort auto
 
 What it draws of prompts is judged by metrics.adherence. The pictures that it reads here are true ones, passed through
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 ABILITIES = ("describe", "ask", "edit", "inpaint", "dialogue")
-FROM_WORDS = ("inpaint", "dialogue")  # those in which something is drawn of words, which may be the best of several
+SEVERAL = ("describe", "inpaint", "dialogue")  # what is said, or drawn of words, may be the best of several
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--image-guidance", type=float, default=1.0, help="of edits (default: 1, for none)")
-    parser.add_argument("--best-of", type=int, default=1, help="pictures drawn where words say what, to choose from")
+    parser.add_argument("--best-of", type=int, default=1, help="descriptions, or pictures of words, to keep one")
     parser.add_argument("--effort", choices=("full", "auto"), default="full", help="see `Plantain.generate`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/abilities-<checkpoint's name>.json")
@@ -70,7 +71,7 @@ def main() -> None:
             if name == "edit" and not cases.edits:
                 continue
             extra = {"image_guidance": arguments.image_guidance} if name == "edit" else {}
-            extra |= {"best_of": arguments.best_of, "effort": arguments.effort} if name in FROM_WORDS else {}
+            extra |= {"best_of": arguments.best_of, "effort": arguments.effort} if name in SEVERAL else {}
             figures[split][name] = JUDGES[name](plantain, cases, arguments.seed, settings | extra)
             print(split, name, figures[split][name], flush=True)
             record(out, figures, arguments.seed, config, time.perf_counter() - started)  # a later one may take an hour
@@ -103,11 +104,11 @@ class Cases:
         self.scenes = [example.metadata["scene"] for example in self.examples]
 
 
-def _describe(plantain: Any, cases: Cases, seed: int, settings: dict[str, float]) -> dict[str, float]:
+def _describe(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) -> dict[str, float]:
     """Share of descriptions that say nothing wrong and name every object."""
     from data.shapes.captions import check_caption
 
-    texts = plantain.describe(cases.pictures, seed)
+    texts = plantain.describe(cases.pictures, seed, best_of=settings.get("best_of", 1))
     return {"right": _share(check_caption(text, scene).ok for text, scene in zip(texts, cases.scenes, strict=True))}
 
 

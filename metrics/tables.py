@@ -143,7 +143,7 @@ def abilities(*names: str) -> str:
     for result in (_read(f"abilities-{name}") for name in names):
         for split, figures in result["figures"].items():
             effort = _effort(result["config"]["settings"])
-            label = f"`{split}`: {_MEANING.get(split, split)}" + f"; drawn from words, {effort}" * bool(effort)
+            label = f"`{split}`: {_MEANING.get(split, split)}" + f"; {effort}" * bool(effort)
             rows.append([label, *(_percent(figures.get(name, {}).get("right")) for name in abilities)])
             if "ask" in figures:
                 chances.append(f"{_percent(figures['ask']['chance'])} of `{split}`")

@@ -1,18 +1,29 @@
-"""The best of several pictures of a prompt, by the judgement of the model that drew them: no outside scorer.
+"""The best of several pictures of a prompt, or descriptions of a picture, by the judgement of the model that made them:
+no outside scorer.
 
 A model that has learnt to describe says how likely a prompt is to be said of a picture, which tells pictures that show
 something else. Where a shape is broken, or one too many, a prompt that is silent about it is as likely as ever, but the
 picture itself is not: so that counts as well, for less. Where the best two are judged alike, they are taken for right,
 and no more are drawn.
+
+A model that has learnt to draw says how likely a picture is to be drawn of a description, which what is said wrong, or
+left out, makes less likely. That counts as much as how likely the description is to be said of the picture.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+from jaxtyping import Int
+
 from model.drawing import Generation, draw
 from model.generate import ImageRequest
-from model.reading import description_scores
+from model.reading import description_scores, write
+from model.sampling import SamplingConfig
+from model.write import TextRequest, log_likelihoods
+from tasks.conversation import LINE_BREAK, describing
+from tokenizer.sequence import ImageSegment, Segment, TextSegment
 
 if TYPE_CHECKING:
     from model.pretrained import Pretrained
@@ -22,6 +33,8 @@ Effort = Literal["full", "auto"]
 # to how much two judgements agree.
 PICTURE_WEIGHT = 0.1
 AGREEMENT = 0.4
+# How descriptions to choose from are drawn.
+DESCRIPTION_TEMPERATURE = 0.7
 
 
 def draw_best(
@@ -75,3 +88,42 @@ def _agree(scores: Sequence[float]) -> bool:
     """Whether the best two of several judgements, if there are two, are nearly the same."""
     best, *others = sorted(scores, reverse=True)
     return bool(others) and best - others[0] <= AGREEMENT
+
+
+def describe_best(
+    plantain: "Pretrained",
+    pictures: Sequence[Int[np.ndarray, "_ _"]],
+    best_of: int,
+    seed: int = 0,
+    temperature: float = DESCRIPTION_TEMPERATURE,
+) -> list[str]:
+    """Describes each picture several times and keeps the description that it fits best, both ways.
+
+    Args:
+        plantain: Who says and judges.
+        pictures: Grids of codes.
+        best_of: Descriptions of each picture, at least 2; the first says what is likeliest, word by word.
+        seed, temperature: How the others are chosen.
+
+    Raises:
+        ValueError: An argument is out of range, or the model has not learnt to describe or to draw.
+    """
+    if best_of < 2 or temperature <= 0:
+        raise ValueError(f"best_of is {best_of} and temperature {temperature}: give 2 or more, and more than 0")
+    for ability in ("describe", "text_to_image"):
+        plantain.must_know(ability)
+    encode, settings = plantain.text_tokenizer.encode, [SamplingConfig(temperature=0.0)]
+    settings += [SamplingConfig(temperature=temperature)] * (best_of - 1)
+    asked = [describing(codes, encode) for codes in pictures]
+    requests = [TextRequest(told, how, seed, sample) for told in asked for sample, how in enumerate(settings)]
+    said = write(plantain, requests)
+    (end,) = encode(LINE_BREAK)
+    ways: list[list[list[Segment]]] = [[], []]
+    for place, (request, one) in enumerate(zip(requests, said, strict=True)):
+        prompt = TextSegment([token for token in one.ids if token != end])
+        ways[0].append([*request.segments, TextSegment(one.ids)])
+        ways[1].append([prompt, ImageSegment(pictures[place // best_of])])
+    likely = [log_likelihoods(plantain.transformer, plantain.vocabulary, told) for told in ways]
+    scores = [float(there[-1] + back[-1]) for there, back in zip(*likely, strict=True)]
+    starts = range(0, len(said), best_of)
+    return [said[max(range(start, start + best_of), key=scores.__getitem__)].text for start in starts]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 from jaxtyping import Bool, Int
 
-from model.best import Effort, draw_best
+from model.best import Effort, describe_best, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
 from model.generate import ImageRequest, guides_of
 from model.pretrained import Pretrained
@@ -255,17 +255,25 @@ class Plantain(Pretrained):
             ]
         return requests
 
-    def describe(self, images: "Picture | Sequence[Picture]", seed: int = 0, temperature: float = 0.0) -> list[str]:
+    def describe(
+        self, images: "Picture | Sequence[Picture]", seed: int = 0, temperature: float | None = None, best_of: int = 1
+    ) -> list[str]:
         """Says what pictures show.
 
         Args:
             images: A picture or several, see `look`.
             seed: Chooses among all that can be said, at a temperature above 0.
-            temperature: 0 says what is likeliest, word by word.
+            temperature: 0, the default, says what is likeliest, word by word. Of several descriptions, which are to
+                differ, the first always does; for the others the default is above 0.
+            best_of: Describes each picture so many times and keeps the description that the model itself, which must
+                have learnt to draw, finds best: see model.best.
         """
         self.must_know("describe")
         pictures = _pictures(images)
-        return self._answers(pictures, [DESCRIBE] * len(pictures), seed, temperature)
+        if best_of == 1:
+            return self._answers(pictures, [DESCRIBE] * len(pictures), seed, temperature or 0.0)
+        how = {} if temperature is None else {"temperature": temperature}
+        return describe_best(self, [self.look(picture) for picture in pictures], best_of, seed, **how)
 
     def ask(
         self,

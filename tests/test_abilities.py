@@ -27,7 +27,7 @@ class Oracle:
     def of(self, number: int):
         return self.cases.examples[(number + self.shift) % COUNT]
 
-    def describe(self, pictures: Sequence, seed: int) -> list[str]:
+    def describe(self, pictures: Sequence, seed: int, best_of: int) -> list[str]:
         return [self.of(number).text for number in range(COUNT)]
 
     def ask(self, pictures: Sequence, questions: Sequence[str], seed: int) -> list[str]:

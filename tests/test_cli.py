@@ -163,6 +163,8 @@ def test_a_picture_is_edited_described_asked_about_and_filled(talker: Path, tiny
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(expected))
     assert Image.open("a.png").text["image"] == "in.png"  # pyright: ignore[reportAttributeAccessIssue]
     assert call(sample, "--image", "in.png", "--checkpoint", talker)[1] == plantain.describe("in.png")[0] + "\n"
+    best = call(sample, "--image", "in.png", "--best-of", 3, "--seed", 2, "--checkpoint", talker)
+    assert best[1] == plantain.describe("in.png", seed=2, best_of=3)[0] + "\n"
     asked = call(sample, "--image", "in.png", "--ask", "how many?", "--checkpoint", talker)
     assert asked[1] == plantain.ask("in.png", "how many?")[0] + "\n"
     Image.new("L", (12, 8), 255).save("mask.png")
@@ -187,6 +189,8 @@ def test_a_chat_answers_each_line_and_goes_on_after_one_that_does_not_fit(
     [
         (["--mask", "mask.png", "a"], "--mask says where to draw anew"),
         (["--ask", "how many?"], "--ask is about a picture"),
+        (["--ask", "how many?", "--image", "in.png", "--best-of", "2"], "--best-of is for what is drawn or described"),
+        (["--image", "in.png", "--effort", "auto"], "--effort for what is drawn"),
         (["a", "b", "--image", "in.png"], "2 prompts for --image: give one"),
         (["a", "--image", "in.png", "--best-of", "2"], "--best-of is nothing that `edit` knows"),
         (["a", "--image-guidance", "2"], "--image-guidance is nothing that `generate` knows"),

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from model import Plantain
-from model.best import PICTURE_WEIGHT
+from model.best import DESCRIPTION_TEMPERATURE, PICTURE_WEIGHT
 from model.generate import draw_images
-from model.reading import description_scores
+from model.reading import description_scores, write
 from model.sampling import SamplingConfig
+from model.write import TextRequest, log_likelihoods
+from tasks.conversation import describing
 from tokenizer.sequence import ImageSegment, TextSegment, pack, unpack
 from tokenizer.vocabulary import IMAGE
 
@@ -391,6 +393,29 @@ def test_a_picture_that_is_unlikely_itself_is_not_the_best(tiny: Callable, monke
     scores = [(-80.0, -1.4), (-50.0, -1.6), (-30.0, -9.0)]  # broken, right, and of something else
     monkeypatch.setattr("model.best.description_scores", lambda *told: scores)
     assert tiny(max_length=128).generate("a red circle", best_of=3).samples == [1]
+
+
+def test_the_best_of_several_descriptions_is_the_one_that_fits_the_picture_both_ways(tiny: Callable):
+    plantain = tiny(max_length=200, loudness=0.3, seed=3)
+    pictures, encode = [picture(i, (8, 8 + i % 2 * 4)) for i in range(6)], plantain.text_tokenizer.encode
+    best, model = plantain.describe(pictures, seed=5, best_of=4), (plantain.transformer, plantain.vocabulary)
+    places = []
+    for shown, text in zip(pictures, best, strict=True):
+        settings = [SamplingConfig(temperature=DESCRIPTION_TEMPERATURE * (sample > 0)) for sample in range(4)]
+        asked = describing(plantain.look(shown), encode)
+        said = write(plantain, [TextRequest(asked, how, 5, sample) for sample, how in enumerate(settings)])
+        scores = []
+        for one in said:
+            words = TextSegment([token for token in one.ids if token not in encode("\n")])
+            ways = [*asked, TextSegment(one.ids)], [words, ImageSegment(plantain.look(shown))]
+            scores.append(sum(float(each[-1]) for each in log_likelihoods(*model, ways)))
+        places.append(int(np.argmax(scores)))
+        assert said[0].text == plantain.describe(shown)[0] and text == said[places[-1]].text
+    assert set(places) != {0}
+    with pytest.raises(ValueError, match="temperature 0.0: give 2 or more, and more than 0"):
+        plantain.describe(pictures[0], best_of=2, temperature=0.0)
+    with pytest.raises(ValueError, match="best_of is 0"):
+        plantain.describe(pictures[0], best_of=0)
 
 
 def test_an_effort_that_is_none_is_refused(tiny: Callable):
