@@ -34,7 +34,6 @@ def main() -> None:
         "--runs", type=Path, nargs="+", help="folders: image tokenizer (or a shipped model), ..., model"
     )
     parser.add_argument("--keep", type=float, default=0.0, help="share of the weights that the last run began with")
-    parser.add_argument("--keep-text", type=float, help="of the head's rows for text (default: as --keep)")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="of the transformer's weights")
     parser.add_argument("--max-shard-size", type=int, help="bytes of weights in one file (default: one file of all)")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
@@ -45,7 +44,7 @@ def main() -> None:
     from model import Plantain
 
     if arguments.runs is None:
-        if arguments.keep or arguments.keep_text or arguments.recipe or arguments.editing or arguments.choosing:
+        if arguments.keep or arguments.recipe or arguments.editing or arguments.choosing:
             parser.error("--keep and recipes are for what --runs is released: name the runs")
         plantain = Plantain.from_pretrained(arguments.out, "cpu")
     elif len(arguments.runs) < 2:
@@ -53,7 +52,7 @@ def main() -> None:
     else:
         try:
             plantain = _gathered(arguments.runs)
-            _keep(plantain, arguments.keep, arguments.keep if arguments.keep_text is None else arguments.keep_text)
+            _keep(plantain, arguments.keep)
         except ValueError as error:
             parser.error(str(error))
         plantain.recipe = _changed(plantain.recipe, arguments.recipe)
@@ -95,33 +94,27 @@ def _gathered(runs: Sequence[Path]) -> "Plantain":
 
 
 @torch.no_grad()
-def _keep(plantain: "Plantain", share: float, of_text: float) -> None:
+def _keep(plantain: "Plantain", share: float) -> None:
     """Moves weights part of the way back to those with which training began, and says so in the card.
 
     Half-way, little of what was learnt is lost, and much of what was forgotten is back. Source: Wortsman et al.,
-    "Robust fine-tuning of zero-shot models", 2022, whose alpha is one less `share`. The head's rows for text may go all
-    of the way: no picture depends on them.
+    "Robust fine-tuning of zero-shot models", 2022, whose alpha is one less `share`.
     """
     from model import Plantain
 
-    if not share and not of_text:
+    if not share:
         return
     run = list(plantain.card.values())[-1]
-    if not 0 <= share < 1 or not 0 <= of_text <= 1 or not (start := run["config"].get("start")):
-        raise ValueError(
-            f"--keep {share} and --keep-text {of_text} are for shares from 0 to 1, and for a run with a `start`"
-        )
+    if not 0 < share < 1 or not (start := run["config"].get("start")):
+        raise ValueError(f"--keep {share} is for a share between 0 and 1, and for a run with a `start`")
     first = Plantain.from_pretrained(start, "cpu", "fp32")
     if first.text_tokenizer.to_json() != plantain.text_tokenizer.to_json():
         raise ValueError(f"the run has other pieces of text than {start}: nothing of its weights can be kept")
     if first.image_tokenizer.digest != plantain.image_tokenizer.digest:
         raise ValueError(f"the run has other codes than {start}: nothing of its weights can be kept")
-    ours, theirs, text = plantain.transformer, first.transformer, plantain.vocabulary.text_block
-    trained = ours.head.weight[text].clone()
-    for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
-        mine.lerp_(its, share)
-    ours.head.weight[text] = trained.lerp(theirs.head.weight[text], of_text)
-    run |= {"kept": share, "kept_text": of_text}
+    for ours, theirs in zip(plantain.transformer.parameters(), first.transformer.parameters(), strict=True):
+        ours.lerp_(theirs, share)
+    run["kept"] = share
 
 
 def _changed(sampling: "SamplingConfig", pairs: Sequence[str]) -> "SamplingConfig":
@@ -153,9 +146,7 @@ def _card(name: str, card: dict[str, Any], num_parameters: int) -> str:
             note = f"; {start['note']}" if "note" in start else ""
             lines.append(f"    {machine['cores']} cores, torch {machine['torch']}{note}")
         if "kept" in run:
-            other = run.get("kept_text", run["kept"])
-            text = f", the head's rows for text by {other:.0%}" * (other != run["kept"])
-            lines.append(f"  - moved by {run['kept']:.0%} of the way back to the weights with which it began{text}")
+            lines.append(f"  - moved by {run['kept']:.0%} of the way back to the weights with which it began")
     lines += [
         f"- **data**: `{json.dumps(list(card.values())[-1]['config']['data'])}`",
         "- **licence**: MIT",
