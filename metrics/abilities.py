@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--image-guidance", type=float, default=1.0, help="of edits (default: 1, for none)")
     parser.add_argument("--best-of", type=int, default=1, help="descriptions, or pictures of words, to keep one")
-    parser.add_argument("--effort", choices=("full", "auto"), default="full", help="see `Plantain.generate`")
+    parser.add_argument(
+        "--effort", choices=("full", "auto"), default="full", help="of drawing, see `Plantain.generate`"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: docs/results/abilities-<checkpoint's name>.json")
     arguments = parser.parse_args()

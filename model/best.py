@@ -23,7 +23,7 @@ from model.reading import description_scores, write
 from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods
 from tasks.conversation import LINE_BREAK, describing
-from tokenizer.sequence import ImageSegment, Segment, TextSegment
+from tokenizer.sequence import ImageSegment, TextSegment
 
 if TYPE_CHECKING:
     from model.pretrained import Pretrained
@@ -33,7 +33,7 @@ Effort = Literal["full", "auto"]
 # to how much two judgements agree.
 PICTURE_WEIGHT = 0.1
 AGREEMENT = 0.4
-# How descriptions to choose from are drawn.
+# Of descriptions to choose from, but for the first.
 DESCRIPTION_TEMPERATURE = 0.7
 
 
@@ -91,11 +91,7 @@ def _agree(scores: Sequence[float]) -> bool:
 
 
 def describe_best(
-    plantain: "Pretrained",
-    pictures: Sequence[Int[np.ndarray, "_ _"]],
-    best_of: int,
-    seed: int = 0,
-    temperature: float = DESCRIPTION_TEMPERATURE,
+    plantain: "Pretrained", pictures: Sequence[Int[np.ndarray, "_ _"]], best_of: int, seed: int, temperature: float
 ) -> list[str]:
     """Describes each picture several times and keeps the description that it fits best, both ways.
 
@@ -115,15 +111,13 @@ def describe_best(
     encode, settings = plantain.text_tokenizer.encode, [SamplingConfig(temperature=0.0)]
     settings += [SamplingConfig(temperature=temperature)] * (best_of - 1)
     asked = [describing(codes, encode) for codes in pictures]
-    requests = [TextRequest(told, how, seed, sample) for told in asked for sample, how in enumerate(settings)]
+    requests = [TextRequest(before, how, seed, i) for before in asked for i, how in enumerate(settings)]
     said = write(plantain, requests)
     (end,) = encode(LINE_BREAK)
-    ways: list[list[list[Segment]]] = [[], []]
-    for place, (request, one) in enumerate(zip(requests, said, strict=True)):
-        prompt = TextSegment([token for token in one.ids if token != end])
-        ways[0].append([*request.segments, TextSegment(one.ids)])
-        ways[1].append([prompt, ImageSegment(pictures[place // best_of])])
-    likely = [log_likelihoods(plantain.transformer, plantain.vocabulary, told) for told in ways]
-    scores = [float(there[-1] + back[-1]) for there, back in zip(*likely, strict=True)]
+    prompts = [TextSegment([token for token in one.ids if token != end]) for one in said]
+    told = [[*request.segments, TextSegment(one.ids)] for request, one in zip(requests, said, strict=True)]
+    drawn = [[prompt, ImageSegment(pictures[place // best_of])] for place, prompt in enumerate(prompts)]
+    there, back = (log_likelihoods(plantain.transformer, plantain.vocabulary, way) for way in (told, drawn))
+    scores = [float(said_of[-1] + drawn_of[-1]) for said_of, drawn_of in zip(there, back, strict=True)]
     starts = range(0, len(said), best_of)
     return [said[max(range(start, start + best_of), key=scores.__getitem__)].text for start in starts]

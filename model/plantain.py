@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 from jaxtyping import Bool, Int
 
-from model.best import Effort, describe_best, draw_best
+from model.best import DESCRIPTION_TEMPERATURE, Effort, describe_best, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
 from model.generate import ImageRequest, guides_of
 from model.pretrained import Pretrained
@@ -272,8 +272,8 @@ class Plantain(Pretrained):
         pictures = _pictures(images)
         if best_of == 1:
             return self._answers(pictures, [DESCRIBE] * len(pictures), seed, temperature or 0.0)
-        how = {} if temperature is None else {"temperature": temperature}
-        return describe_best(self, [self.look(picture) for picture in pictures], best_of, seed, **how)
+        temperature = DESCRIPTION_TEMPERATURE if temperature is None else temperature
+        return describe_best(self, [self.look(picture) for picture in pictures], best_of, seed, temperature)
 
     def ask(
         self,
