@@ -6,7 +6,11 @@ Nothing but verdicts is learnt from, so this needs a source that judges exactly,
 where it always is, or never, there is nothing to learn. Few steps do much, since they teach no new pictures: what is
 right of some pictures of a prompt becomes right of most.
 
-Source: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019, equation 8.
+Of codes that look alike a verdict says nothing of which, so what is made likelier may be the look of a code, whichever
+code has it: what chance decides between look-alikes then moves no weights.
+
+Sources: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019, equation 8. Casella and
+Robert, "Rao-Blackwellisation of sampling schemes", 1996, for looks.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
 
 from data.pictures import to_images
 from data.shapes.source import Shapes, ShapesConfig
@@ -34,6 +39,7 @@ from model.transformer import Transformer
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
 from tasks.mixture import hole
+from tokenizer.image import ImageTokenizer
 from tokenizer.vocabulary import Vocabulary
 
 
@@ -54,7 +60,9 @@ class Reinforcement:
     inpaint: float = 0.0
     # tokens of the shortest prompt that is asked for: what is short is mostly right, which teaches nothing
     shortest: int = 0
-    # pictures that are drawn at once, and then read at once
+    # looks that the codes are sorted into, 0 for as many as codes: of which code has a look verdicts then say nothing
+    num_looks: int = 0
+    # pictures that are drawn at once; half as many, with their guides, are read at once
     at_once: int = 64
     # prompts of the validation set that are drawn and checked at each evaluation
     num_samples: int = 64
@@ -64,6 +72,8 @@ class Reinforcement:
             raise ValueError(f"num_drawn is {self.num_drawn}, but must be at least 2: alone, a picture tells nothing")
         if not 0 <= self.inpaint <= 1:
             raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
+        if self.num_looks < 0:
+            raise ValueError(f"num_looks is {self.num_looks}, but must be 0 or more")
         if self.loop.compile:
             raise ValueError("loop.compile is set, but what draws between passes is not to be compiled: leave it out")
 
@@ -93,9 +103,11 @@ class Policy(nn.Module):
         vocabulary: Vocabulary,
         attempt: Callable[[list[int], int], Attempt],
         at_once: int,
+        looks: Int[Tensor, " codes"] | None,
     ) -> None:
         super().__init__()
         self.transformer, self.vocabulary, self.attempt, self.at_once = transformer, vocabulary, attempt, at_once
+        self.looks = looks
 
     def forward(self, examples: Int[Tensor, " n"], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         requests, codes, right = self.attempt(examples.tolist(), step)
@@ -105,9 +117,9 @@ class Policy(nn.Module):
         telling = better.nonzero()[:, 0].tolist()  # the others have no gradient
         telling = telling or [0]  # a loss there has to be, also where there is nothing to tell
         loss = torch.zeros((), device=right.device)
-        for some in _alike(requests, telling, self.at_once):
-            drawn = [codes[each] for each in some]
-            likely = log_probabilities(self.transformer, self.vocabulary, [requests[each] for each in some], drawn)
+        for some in _alike(requests, telling, max(self.at_once // 2, 1)):
+            asked, drawn = zip(*((requests[each], codes[each]) for each in some), strict=True)
+            likely = log_probabilities(self.transformer, self.vocabulary, asked, drawn, self.looks)
             loss = loss - (better[some] * likely).sum()
         figures = {"right": right.mean(), "telling": (better != 0).float().mean()}
         return loss / len(requests), figures
@@ -118,10 +130,12 @@ def log_probabilities(
     vocabulary: Vocabulary,
     requests: Sequence[ImageRequest],
     codes: Sequence[Int[np.ndarray, "_ _"]],
+    looks: Int[Tensor, " codes"] | None = None,
 ) -> Float[Tensor, " n"]:
     """Log probability, in nats, with which each request draws such a picture: guidance and temperature included.
 
-    Codes that a request gives do not count. Guides have no gradient: what they are is not to change.
+    Codes that a request gives do not count. With `looks`, a number for each code, it is that of drawing what looks so:
+    at each place some code of the same look.
 
     Raises:
         ValueError: A request has temperature 0, or filters, which leave no gradient where they cut.
@@ -144,16 +158,29 @@ def log_probabilities(
     targets, counted = targets.to(device), counted.to(device)
     places = streams.last[:, None] + 1 + torch.arange(longest, device=device)
     ids = streams.ids.scatter(1, places, targets[streams.owner] + block.start)
-    own, guides = slice(len(requests)), slice(len(requests), None)
-    hidden = transformer(ids[own], streams.positions[own])
-    if len(ids) > len(requests):
-        with torch.no_grad():
-            others = transformer(ids[guides], streams.positions[guides])
-        hidden = torch.cat([hidden, others])
+    hidden = transformer(ids, streams.positions)
     hidden = hidden.gather(1, (places - 1)[:, :, None].expand(-1, -1, hidden.shape[-1]))
-    logits = transformer.logits(guided(choice, hidden, places[own]), block).float()
-    likely = (logits / choice.settings.temperature[:, :, None]).log_softmax(-1).gather(-1, targets[:, :, None])[..., 0]
+    logits = transformer.logits(guided(choice, hidden, places[: len(requests)]), block).float()
+    likely = (logits / choice.settings.temperature[:, :, None]).log_softmax(-1)
+    if looks is None:
+        likely = likely.gather(-1, targets[:, :, None])[..., 0]
+    else:
+        likely = likely.masked_fill(looks[targets][:, :, None] != looks, -torch.inf).logsumexp(-1)
     return (likely * counted).sum(1)
+
+
+def looks_of(tokenizer: ImageTokenizer, count: int) -> Int[Tensor, " codes"]:
+    """Sorts codes by what they look like: numbers below `count`, the same for codes whose squares look alike.
+
+    A code's square is what is decoded where all around there is the same code.
+    """
+    device, side = next(tokenizer.parameters()).device, tokenizer.stride
+    codes = torch.arange(tokenizer.codebook_size, device=device)[:, None, None].expand(-1, 3, 3)
+    squares = torch.cat([tokenizer.decode(some)[..., side:-side, side:-side].flatten(1) for some in codes.split(256)])
+    with torch.random.fork_rng():  # the same looks in every process, and after a restart
+        torch.manual_seed(0)
+        means, _ = kmeans(squares[None], count, num_iters=30)
+    return torch.cdist(squares, means[0]).argmin(1)
 
 
 class Numbers(torch.utils.data.Dataset[int]):
@@ -187,7 +214,8 @@ class ReinforcedObjective:
         def attempt(numbers: list[int], step: int) -> Attempt:
             return self.attempt(numbers, step)
 
-        self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once)
+        looks = looks_of(self.plantain.image_tokenizer, config.num_looks) if config.num_looks else None
+        self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once, looks)
 
     def requests(self, number: int, step: int) -> list[ImageRequest]:
         """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""

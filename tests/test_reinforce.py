@@ -11,8 +11,7 @@ import torch
 
 from data.shapes.source import Shapes
 from model import Plantain
-from model.generate import guides_of
-from model.reinforce import Reinforcement, log_probabilities
+from model.reinforce import Reinforcement, log_probabilities, looks_of
 from model.sampling import SamplingConfig
 from runtime.config import from_dict
 from runtime.loop import train
@@ -52,17 +51,52 @@ def test_with_a_narrow_temperature_what_is_drawn_is_nearly_certain(tiny: Callabl
     assert (log_probabilities(plantain.transformer, plantain.vocabulary, requests, others) < -100).all()
 
 
-def test_guides_have_no_gradient_and_the_picture_has(tiny: Callable):
+def test_the_gradient_is_that_of_pictures_and_guides(tiny: Callable):
     plantain = tiny(recipe=SamplingConfig(guidance=2.0, temperature=0.5))
     plantain.transformer.requires_grad_(True)
     request, codes = plantain.requests(["a red circle"])[0], np.array([[1, 5], [8, 0]])
-    only_guided = replace(request, segments=[], guides=guides_of(0.0, request.segments))  # all weight is the guide's
-    gradients = []
-    for each in (request, only_guided):
+
+    def gradient(likely: torch.Tensor) -> torch.Tensor:
         plantain.transformer.zero_grad()
-        log_probabilities(plantain.transformer, plantain.vocabulary, [each], [codes]).sum().backward()
-        gradients.append(plantain.transformer.blocks[0].mlp.up.weight.grad.abs().max())
-    assert gradients[0] > 1e-3 and gradients[1] < 1e-6
+        likely.backward()
+        return plantain.transformer.blocks[0].mlp.up.weight.grad.clone()
+
+    own = alone(plantain, list(request.segments), codes)
+    other = alone(plantain, list(request.guiding[0].segments), codes)
+    likely = ((2 * own - other) / 0.5).log_softmax(-1)[torch.arange(4), torch.from_numpy(codes.reshape(-1))].sum()
+    found = log_probabilities(plantain.transformer, plantain.vocabulary, [request], [codes]).sum()
+    expected = gradient(likely)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(gradient(found), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_look_is_as_likely_as_the_codes_that_have_it(tiny: Callable):
+    plantain = tiny(recipe=SamplingConfig(guidance=2.0, temperature=0.5))
+    request, known = plantain.requests(["a red circle"])[0], np.array([[-1, 5], [8, 0]])
+    request = replace(request, known=known)  # but for one code, all is given
+    pictures = [np.where(known < 0, code, known) for code in range(9)]
+    looks = torch.tensor([0, 1, 0, 2, 1, 0, 1, 2, 3])
+
+    def found(looks: torch.Tensor | None) -> torch.Tensor:
+        return log_probabilities(plantain.transformer, plantain.vocabulary, [request] * 9, pictures, looks).exp()
+
+    each = found(None)
+    torch.testing.assert_close(each.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(found(torch.arange(9)), each)
+    torch.testing.assert_close(found(looks), torch.stack([each[looks == look].sum() for look in looks]))
+
+
+def test_codes_are_sorted_by_what_they_look_like(tiny: Callable):
+    tokenizer = tiny().image_tokenizer
+    torch.manual_seed(5)
+    looks = looks_of(tokenizer, 4)
+    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))  # chance elsewhere goes on
+    assert torch.equal(looks, looks_of(tokenizer, 4)) and looks.shape == (9,) and 1 < len(looks.unique()) <= 4
+    assert len(looks_of(tokenizer, 9).unique()) == 9
+    squares = tokenizer.decode(torch.arange(9)[:, None, None].expand(-1, 3, 3))[..., 4:8, 4:8].flatten(1)
+    apart = torch.cdist(squares, squares)
+    alike = (looks[:, None] == looks) & ~torch.eye(9, dtype=torch.bool)
+    assert apart[alike].mean() < apart[looks[:, None] != looks].mean()
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
@@ -74,7 +108,8 @@ def test_what_cuts_off_draws_is_refused(tiny: Callable, setting: dict):
 
 
 def test_a_run_that_can_not_teach_is_refused(tmp_path: Path):
-    for setting, said in [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1")]:
+    wrong = [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1"), ({"num_looks": -1}, "0 or more")]
+    for setting, said in wrong:
         with pytest.raises(ValueError, match=said):
             run(tmp_path, "wrong", **setting)
     with pytest.raises(ValueError, match="not to be compiled"):
@@ -104,13 +139,23 @@ class Warm:
 
 def test_a_run_makes_what_is_right_of_some_pictures_right_of_most(begun: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
-    checkpoint = train(run(begun, "warm"))
+    checkpoint = train(run(begun, "warm", dict(num_steps=30)))
     lines = [json.loads(line) for line in (begun / "warm/metrics.jsonl").read_text().splitlines()]
     right = [line["right"] for line in lines if line["part"] == "train"]
     assert np.mean(right[:2]) < 0.75 and np.mean(right[-5:]) > 0.95
     assert lines[-1]["prompt_adherence"] > 0.95
     drawn = Plantain.from_pretrained(checkpoint, "cpu").generate([f"circle {i}" for i in range(20)], seed=9)
     assert np.mean([Warm(np.asarray(image)).ok for image in drawn.images]) > 0.9
+
+
+def test_where_all_codes_look_alike_there_is_nothing_to_learn(begun: Path, monkeypatch: pytest.MonkeyPatch):
+    from model.reinforce import ReinforcedObjective
+
+    monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
+    for num_looks, learns in ((0, True), (1, False)):
+        objective = ReinforcedObjective(run(begun, "looks", num_looks=num_looks), torch.device("cpu"))
+        loss, figures = objective.model(torch.tensor([3, 5, 8]), 0)
+        assert figures["telling"] > 0 and (loss.abs() > 0.01) == learns
 
 
 def test_a_run_that_is_stopped_and_started_again_ends_alike(begun: Path, monkeypatch: pytest.MonkeyPatch):
