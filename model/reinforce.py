@@ -173,7 +173,12 @@ def looks_of(tokenizer: ImageTokenizer, count: int) -> Int[Tensor, " codes"]:
     """Sorts codes by what they look like: numbers below `count`, the same for codes whose squares look alike.
 
     A code's square is what is decoded where all around there is the same code.
+
+    Raises:
+        ValueError: There are more looks than codes.
     """
+    if count > tokenizer.codebook_size:
+        raise ValueError(f"num_looks is {count}, but there are {tokenizer.codebook_size} codes: give as many at most")
     device, side = next(tokenizer.parameters()).device, tokenizer.stride
     codes = torch.arange(tokenizer.codebook_size, device=device)[:, None, None].expand(-1, 3, 3)
     squares = torch.cat([tokenizer.decode(some)[..., side:-side, side:-side].flatten(1) for some in codes.split(256)])

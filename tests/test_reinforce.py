@@ -93,6 +93,8 @@ def test_codes_are_sorted_by_what_they_look_like(tiny: Callable):
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))  # chance elsewhere goes on
     assert torch.equal(looks, looks_of(tokenizer, 4)) and looks.shape == (9,) and 1 < len(looks.unique()) <= 4
     assert len(looks_of(tokenizer, 9).unique()) == 9
+    with pytest.raises(ValueError, match="num_looks is 10, but there are 9 codes"):
+        looks_of(tokenizer, 10)
     squares = tokenizer.decode(torch.arange(9)[:, None, None].expand(-1, 3, 3))[..., 4:8, 4:8].flatten(1)
     apart = torch.cdist(squares, squares)
     alike = (looks[:, None] == looks) & ~torch.eye(9, dtype=torch.bool)
