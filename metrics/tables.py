@@ -74,16 +74,19 @@ def adherence(*names: str) -> str:
 
 def best(checkpoint: str) -> str:
     """What it brings to draw several pictures of a prompt and to keep the one that the model itself finds best."""
-    rows, notes = [], []
     names = (f"adherence-{name}" for name in (checkpoint, f"{checkpoint}-best", f"{checkpoint}-auto"))
-    for result in (_read(name) for name in names if (RESULTS / f"{name}.json").exists()):
-        figures, settings = result["figures"]["test"], result["config"]["settings"]
-        label = _effort(settings) or "one picture"
-        prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
-        rows.append([label, prompts, drawn, _percent(figures["adherence"])])
-        notes.append(f"`{result['command']}`, commit {result['commit']}")
-    header = ["effort", "prompts", "pictures drawn a prompt", "all facts right"]
-    return _markdown(header, rows) + f"\n{'; '.join(notes)}; {_machine(result)}.\n"
+    results = [_read(name) for name in names if (RESULTS / f"{name}.json").exists()]
+    rows = []
+    # splits of which only one picture a prompt was drawn compare with nothing
+    for split in dict.fromkeys(split for result in results[1:] for split in result["figures"]):
+        for result in results:
+            if figures := result["figures"].get(split):
+                label = _effort(result["config"]["settings"]) or "one picture"
+                prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
+                rows.append([f"`{split}`", label, prompts, drawn, _percent(figures["adherence"])])
+    notes = [f"`{result['command']}`, commit {result['commit']}" for result in results]
+    header = ["split", "effort", "prompts", "pictures drawn a prompt", "all facts right"]
+    return _markdown(header, rows) + f"\n{'; '.join(notes)}; {_machine(results[0])}.\n"
 
 
 def runs(*configs: str) -> str:
