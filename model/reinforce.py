@@ -13,6 +13,7 @@ Sources: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline fo
 Robert, "Rao-Blackwellisation of sampling schemes", 1996, for looks.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
@@ -60,6 +61,8 @@ class Reinforcement:
     inpaint: float = 0.0
     # tokens of the shortest prompt that is asked for: what is short is mostly right, which teaches nothing
     shortest: int = 0
+    # regular expression that each prompt has to match somewhere, to ask for what mostly comes out wrong
+    stating: str = ""
     # of drawing; by default that of its recipe for several pictures
     temperature: float | None = None
     # looks that the codes are sorted into, 0 for as many as codes: of which code has a look verdicts then say nothing
@@ -78,6 +81,10 @@ class Reinforcement:
             raise ValueError(f"temperature is {self.temperature}, but must be above 0: without chance nothing differs")
         if self.num_looks < 0:
             raise ValueError(f"num_looks is {self.num_looks}, but must be 0 or more")
+        try:
+            re.compile(self.stating)
+        except re.error as error:
+            raise ValueError(f"stating is {self.stating!r}, which is no regular expression: {error}") from error
         if self.loop.compile:
             raise ValueError("loop.compile is set, but what draws between passes is not to be compiled: leave it out")
 
@@ -265,13 +272,17 @@ class ReinforcedObjective:
         return [self.model.transformer.embedding.weight, self.model.transformer.head.weight]
 
     def dataset(self) -> Numbers:
-        """The examples that are asked for. Raises ValueError unless some prompt is long enough."""
-        shortest, encode = self.config.shortest, self.plantain.text_tokenizer.encode
+        """The examples that are asked for. Raises ValueError unless some prompt is as the config says."""
+        shortest, stating = self.config.shortest, self.config.stating
         numbers: Sequence[int] = range(len(self.source))
-        if shortest:
-            numbers = [number for number in numbers if len(encode(self.source.caption(number)[0])) >= shortest]
+        if shortest or stating:
+            encode, texts = self.plantain.text_tokenizer.encode, (self.source.caption(number)[0] for number in numbers)
+            numbers = [n for n, text in enumerate(texts) if len(encode(text)) >= shortest and re.search(stating, text)]
         if not numbers:
-            raise ValueError(f"shortest is {shortest}, but no prompt has as many tokens: lower it")
+            raise ValueError(
+                f"shortest is {shortest} and stating {stating!r}, but no prompt has as many tokens and matches: "
+                "lower the one or widen the other"
+            )
         return Numbers(numbers)
 
     def length(self, item: int) -> int:

@@ -111,7 +111,7 @@ def test_what_cuts_off_draws_is_refused(tiny: Callable, setting: dict):
 
 def test_a_run_that_can_not_teach_is_refused(tmp_path: Path):
     wrong = [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1"), ({"num_looks": -1}, "0 or more")]
-    wrong += [({"temperature": 0.0}, "above 0")]
+    wrong += [({"temperature": 0.0}, "above 0"), ({"stating": "(red"}, "no regular expression")]
     for setting, said in wrong:
         with pytest.raises(ValueError, match=said):
             run(tmp_path, "wrong", **setting)
@@ -226,5 +226,17 @@ def test_short_prompts_are_left_out_where_the_config_says_so(begun: Path):
     numbers = [asked[0, place] for place in range(len(asked))]
     assert 0 < len(numbers) < len(lengths)
     assert numbers == [number for number, length in enumerate(lengths) if length >= 13]
-    with pytest.raises(ValueError, match="shortest is 99, but no prompt has as many tokens: lower it"):
-        ReinforcedObjective(run(begun, "too-long", shortest=99), torch.device("cpu")).dataset()
+    for setting in ({"shortest": 99}, {"stating": "a red nothing"}):
+        with pytest.raises(ValueError, match="no prompt has as many tokens and matches: lower"):
+            ReinforcedObjective(run(begun, "none", **setting), torch.device("cpu")).dataset()
+
+
+def test_only_what_matches_is_asked_for_where_the_config_says_so(begun: Path):
+    from model.reinforce import ReinforcedObjective
+
+    objective = ReinforcedObjective(run(begun, "stating", stating="red|(top|bottom) left"), torch.device("cpu"))
+    texts = [example.text for example in objective.source]
+    asked = objective.dataset()
+    numbers = [asked[0, place] for place in range(len(asked))]
+    assert 0 < len(numbers) < len(texts)
+    assert numbers == [n for n, text in enumerate(texts) if any(w in text for w in ("red", "top left", "bottom left"))]
