@@ -84,9 +84,9 @@ def best(checkpoint: str) -> str:
                 label = _effort(result["config"]["settings"]) or "one picture"
                 prompts, drawn = f"{figures['num_prompts']:,}", f"{figures['drawn_a_prompt']:.1f}"
                 rows.append([f"`{split}`", label, prompts, drawn, _percent(figures["adherence"])])
-    notes = [f"`{result['command']}`, commit {result['commit']}" for result in results]
+    notes = [f"`{result['command']}`, commit {result['commit']}, {_machine(result)}" for result in results]
     header = ["split", "effort", "prompts", "pictures drawn a prompt", "all facts right"]
-    return _markdown(header, rows) + f"\n{'; '.join(notes)}; {_machine(results[0])}.\n"
+    return _markdown(header, rows) + f"\n{'; '.join(notes)}.\n"
 
 
 def runs(*configs: str) -> str:

@@ -63,8 +63,6 @@ class Reinforcement:
     shortest: int = 0
     # regular expression that each prompt has to match somewhere, to ask for what mostly comes out wrong
     stating: str = ""
-    # of drawing; by default that of its recipe for several pictures
-    temperature: float | None = None
     # looks that the codes are sorted into, 0 for as many as codes: of which code has a look verdicts then say nothing
     num_looks: int = 0
     # pictures that are drawn at once; half as many, with their guides, are read at once
@@ -77,8 +75,6 @@ class Reinforcement:
             raise ValueError(f"num_drawn is {self.num_drawn}, but must be at least 2: alone, a picture tells nothing")
         if not 0 <= self.inpaint <= 1:
             raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
-        if self.temperature is not None and self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}, but must be above 0: without chance nothing differs")
         if self.num_looks < 0:
             raise ValueError(f"num_looks is {self.num_looks}, but must be 0 or more")
         try:
@@ -236,7 +232,7 @@ class ReinforcedObjective:
     def requests(self, number: int, step: int) -> list[ImageRequest]:
         """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""
         plantain, count, example = self.plantain, self.config.num_drawn, self.source[number]
-        sampling = plantain.sampling(best_of=count, temperature=self.config.temperature)
+        sampling = plantain.sampling(best_of=count)
         rng = np.random.default_rng((self.config.loop.seed, step, number))
         if rng.random() < self.config.inpaint:
             images = to_images(example.image[None]).to(plantain.device)

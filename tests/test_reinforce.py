@@ -111,7 +111,7 @@ def test_what_cuts_off_draws_is_refused(tiny: Callable, setting: dict):
 
 def test_a_run_that_can_not_teach_is_refused(tmp_path: Path):
     wrong = [({"num_drawn": 1}, "at least 2"), ({"inpaint": 1.5}, "between 0 and 1"), ({"num_looks": -1}, "0 or more")]
-    wrong += [({"temperature": 0.0}, "above 0"), ({"stating": "(red"}, "no regular expression")]
+    wrong += [({"stating": "(red"}, "no regular expression")]
     for setting, said in wrong:
         with pytest.raises(ValueError, match=said):
             run(tmp_path, "wrong", **setting)
@@ -185,8 +185,6 @@ def test_what_is_judged_beside_one_another_is_drawn_by_the_recipe_for_several(ti
     for inpaint in (0.0, 1.0):
         objective = ReinforcedObjective(run(tmp_path, "several", inpaint=inpaint), torch.device("cpu"))
         assert all(request.sampling == plantain.choosing for request in objective.requests(3, step=0))
-        colder = ReinforcedObjective(run(tmp_path, "several", inpaint=inpaint, temperature=0.2), torch.device("cpu"))
-        assert all(request.sampling.temperature == 0.2 for request in colder.requests(3, step=0))
 
 
 def test_several_processes_judge_as_one_does(begun: Path):
