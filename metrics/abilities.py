@@ -59,8 +59,8 @@ def main() -> None:
     if world is None:
         parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes")
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
-    config |= {"editing": asdict(plantain.sampling(editing=True)), "settings": settings}
-    config |= {"choosing": asdict(plantain.sampling(best_of=2))}
+    config |= {"editing": asdict(plantain.sampling("edit")), "inpainting": asdict(plantain.sampling("inpaint"))}
+    config |= {"choosing": asdict(plantain.sampling(best_of=2)), "settings": settings}
     config |= {"image_guidance": arguments.image_guidance, "num_cases": arguments.num_cases, "world": world}
     if arguments.best_of > 1:
         config["settings"] = settings | {"best_of": arguments.best_of, "effort": arguments.effort}
@@ -209,7 +209,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) 
         for number in numbers:
             talks[number] = again(talks[number])
             before = [segment for segment in talks[number] if isinstance(segment, ImageSegment)]
-            sampling = plantain.sampling(bool(before), effort[0], **settings)
+            sampling = plantain.sampling("edit" if before else "text_to_image", effort[0], **settings)
             guides = guides_of(sampling.guidance, without=before)
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))
         drawn = draw_best(plantain, requests, [cases.examples[number].text for number in numbers], *effort)

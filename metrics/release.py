@@ -39,12 +39,13 @@ def main() -> None:
     parser.add_argument("--recipe", nargs="*", default=[], metavar="key=value", help="sampling, as chosen on val")
     parser.add_argument("--editing", nargs="*", default=[], metavar="key=value", help="the same where it edits")
     parser.add_argument("--choosing", nargs="*", default=[], metavar="key=value", help="and for the best of several")
+    parser.add_argument("--inpainting", nargs="*", default=[], metavar="key=value", help="and where it draws a part")
     arguments = parser.parse_args()
 
     from model import Plantain
 
     if arguments.runs is None:
-        if arguments.keep or arguments.recipe or arguments.editing or arguments.choosing:
+        if arguments.keep or any((arguments.recipe, arguments.editing, arguments.choosing, arguments.inpainting)):
             parser.error("--keep and recipes are for what --runs is released: name the runs")
         plantain = Plantain.from_pretrained(arguments.out, "cpu")
     elif len(arguments.runs) < 2:
@@ -57,9 +58,11 @@ def main() -> None:
             parser.error(str(error))
         plantain.recipe = _changed(plantain.recipe, arguments.recipe)
         if arguments.editing:
-            plantain.editing = _changed(plantain.sampling(editing=True), arguments.editing)
+            plantain.editing = _changed(plantain.sampling("edit"), arguments.editing)
         if arguments.choosing:
             plantain.choosing = _changed(plantain.sampling(best_of=2), arguments.choosing)
+        if arguments.inpainting:
+            plantain.inpainting = _changed(plantain.sampling("inpaint"), arguments.inpainting)
         plantain.save_pretrained(arguments.out, arguments.dtype, arguments.max_shard_size)
     num_parameters = sum(parameter.numel() for parameter in plantain.transformer.parameters())
     text = _card(arguments.out.name, plantain.card, num_parameters)

@@ -91,7 +91,7 @@ class Chat:
         read = again([*kept, *new])
         before = _pictures(read)
         best_of = 1 if before else self.best_of
-        sampling = plantain.sampling(bool(before), best_of)
+        sampling = plantain.sampling("edit" if before else "text_to_image", best_of)
         guides = guides_of(sampling.guidance, without=before)
         wanted = ImageRequest(read, self._next_grid(before), sampling, self.seed, turn, guides)
         memory = self._memory if best_of == 1 else None  # it is of one sequence

@@ -135,7 +135,7 @@ class Plantain(Pretrained):
         if several and len(given) != len(instructions):
             raise ValueError(f"{len(instructions)} instructions for {len(given)} pictures: give as many of each")
         seen = [self.look(picture) for picture in given]
-        sampling, how = self._parted(options, editing=True)
+        sampling, how = self._parted(options, "edit")
         requests, labels = [], []
         for codes, text in zip([[one] for one in seen] if several else [seen], instructions, strict=True):
             if not text.strip():
@@ -184,7 +184,7 @@ class Plantain(Pretrained):
         seen = [self.look(picture) for picture in pictures]
         shapes = (codes.shape for codes in seen)
         hidden = [self._hidden(*each) for each in zip(pictures, holes, shapes, strict=True)]
-        sampling, how = self._parted(options, best_of=best_of)
+        sampling, how = self._parted(options, "inpaint", best_of)
         requests = self.fillings(seen, hidden, prompts, num_images, seed, sampling)
         labels = [text for text in prompts for _ in range(num_images)]
         return draw_best(self, requests, labels, best_of, effort, progress=progress, **how)
@@ -229,7 +229,7 @@ class Plantain(Pretrained):
         whole, hidden = np.zeros((rows, columns), codes.dtype), np.ones((rows, columns), bool)
         inside = slice(top, top + codes.shape[0]), slice(left, left + codes.shape[1])
         whole[inside], hidden[inside] = codes, False
-        sampling, how = self._parted(options, best_of=best_of)
+        sampling, how = self._parted(options, "inpaint", best_of)
         requests = self.fillings([whole], [hidden], [prompt], num_images, seed, sampling)
         return draw_best(self, requests, [prompt] * num_images, best_of, effort, progress=progress, **how)
 
@@ -382,12 +382,12 @@ class Plantain(Pretrained):
         ]
 
     def _parted(
-        self, options: DrawOptions, editing: bool = False, best_of: int = 1
+        self, options: DrawOptions, ability: str = "text_to_image", best_of: int = 1
     ) -> tuple[SamplingConfig, dict[str, Any]]:
         """What options say of sampling, over the recipe that fits, and the rest of them."""
         settings: dict[str, Any] = dict(options)
         how = {name: settings.pop(name) for name in ("batch_size", "decoding", "window") if name in settings}
-        return self.sampling(editing, best_of, **settings), how
+        return self.sampling(ability, best_of, **settings), how
 
     def _condition(self, prompt: str | None, grid: tuple[int, int]) -> list[Segment]:
         if prompt is None:

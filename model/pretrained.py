@@ -48,6 +48,7 @@ class Pretrained:
         editing: How it is best sampled where it edits; by default as elsewhere.
         choosing: How it is best sampled where one of several pictures is kept, which should differ; by default as
             elsewhere.
+        inpainting: How it is best sampled where one picture is drawn in part; by default as elsewhere.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Pretrained:
         abilities: Sequence[str] = ("text_to_image",),
         editing: SamplingConfig | None = None,
         choosing: SamplingConfig | None = None,
+        inpainting: SamplingConfig | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
         self.text_tokenizer = text_tokenizer
         self.vocabulary = Vocabulary(text_tokenizer.num_text, image_tokenizer.codebook_size)
-        self.recipe, self.editing, self.choosing = recipe, editing, choosing
+        self.recipe, self.editing, self.choosing, self.inpainting = recipe, editing, choosing, inpainting
         self.grids = [(rows, columns) for rows, columns in grids]
         self.card = card or {}
         self.draft = draft
@@ -133,7 +135,7 @@ class Pretrained:
             config.get("abilities", ("text_to_image",)),
             *(
                 from_dict(SamplingConfig, config[name]) if config.get(name) else None
-                for name in ("editing", "choosing")
+                for name in ("editing", "choosing", "inpainting")
             ),
         )
 
@@ -166,6 +168,7 @@ class Pretrained:
             "recipe": to_dict(self.recipe),
             "editing": self.editing and to_dict(self.editing),
             "choosing": self.choosing and to_dict(self.choosing),
+            "inpainting": self.inpainting and to_dict(self.inpainting),
             "grids": self.grids,
             "abilities": self.abilities,
             "card": self.card,
@@ -191,16 +194,20 @@ class Pretrained:
             self.transformer.keep_narrow()
         return self
 
-    def sampling(self, editing: bool = False, best_of: int = 1, **settings: float | int | None) -> SamplingConfig:
+    def sampling(
+        self, ability: str = "text_to_image", best_of: int = 1, **settings: float | int | None
+    ) -> SamplingConfig:
         """The recipe that fits, but for those fields of SamplingConfig that are given and not None.
 
         Args:
-            editing: Whether a picture is edited.
+            ability: What draws: text_to_image, edit or inpaint.
             best_of: Pictures of which one is kept.
             settings: Fields of SamplingConfig.
         """
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-        special = self.editing if editing else self.choosing if best_of > 1 else None
+        special = {"edit": self.editing, "inpaint": self.inpainting}.get(ability)
+        if best_of > 1 and ability != "edit":
+            special = self.choosing or special
         return replace(special or self.recipe, **given)
 
     def grid_of(self, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -67,23 +67,24 @@ def test_the_picture_of_an_edit_has_a_guidance_of_its_own(tiny: Callable):
     assert [codes.flatten().tolist() for codes in equal] == by_hand.codes.tolist()
 
 
-def test_edits_follow_a_recipe_of_their_own(tiny: Callable, tmp_path: Path):
-    plantain, editing = tiny(max_length=128, seed=3), SamplingConfig(guidance=5.0, temperature=0.7)
+@pytest.mark.parametrize(("name", "recipe"), [("edit", "editing"), ("inpaint", "inpainting")])
+def test_edits_and_filled_holes_follow_recipes_of_their_own(name: str, recipe: str, tiny: Callable, tmp_path: Path):
+    plantain, own = tiny(max_length=128, seed=3), SamplingConfig(guidance=5.0, temperature=0.7)
     mask = Image.fromarray(np.full((8, 8), 255, np.uint8))
     calls = {
         "edit": lambda model, **options: model.edit(picture(1), "make it red", num_images=4, **options),
         "inpaint": lambda model, **options: model.inpaint(picture(1), mask, "red", num_images=4, **options),
         "generate": lambda model, **options: model.generate("red", num_images=4, **options),
     }
-    asked = calls["edit"](plantain, guidance=5.0, temperature=0.7)
-    plain = {name: calls[name](plantain) for name in ("generate", "inpaint")}
-    plantain.editing = editing
+    asked = calls[name](plantain, guidance=5.0, temperature=0.7)
+    plain = {other: calls[other](plantain) for other in calls if other != name}
+    setattr(plantain, recipe, own)
     plantain.save_pretrained(tmp_path / "saved")
     for model in (plantain, Plantain.from_pretrained(tmp_path / "saved", "cpu")):
-        drawn = calls["edit"](model)
-        assert drawn.sampling == editing and all(map(np.array_equal, drawn.codes, asked.codes))
-        for name, others in plain.items():
-            assert all(map(np.array_equal, calls[name](model).codes, others.codes))
+        drawn = calls[name](model)
+        assert drawn.sampling == own and all(map(np.array_equal, drawn.codes, asked.codes))
+        for other, before in plain.items():
+            assert all(map(np.array_equal, calls[other](model).codes, before.codes))
 
 
 def test_the_best_of_several_follows_a_recipe_of_its_own(tiny: Callable, tmp_path: Path):

@@ -77,11 +77,15 @@ def test_a_release_brings_the_image_tokenizer_of_another_checkpoint_and_what_its
     assert list(shipped.card) == ["first"] and shipped.recipe.guidance == 3.0 and shipped.editing is None
     # as if another run had gone on from it
     again = release(
-        "again", folder / "shipped", first.parent, more=["--editing", "temperature=0.5", "--choosing", "guidance=2"]
+        "again",
+        folder / "shipped",
+        first.parent,
+        more=["--editing", "temperature=0.5", "--choosing", "guidance=2", "--inpainting", "guidance=1.5"],
     )
     assert list(again.card) == ["first"] and again.card["first"] == shipped.card["first"]
     assert again.editing == SamplingConfig(guidance=3.0, temperature=0.5)
     assert again.choosing == SamplingConfig(guidance=2.0) and shipped.choosing is None
+    assert again.inpainting == SamplingConfig(guidance=1.5) and shipped.inpainting is None
     assert again.image_tokenizer.digest == shipped.image_tokenizer.digest
     assert "- **first**: 2 steps" in Path("again/README.md").read_text()
     # the runs may be gone by the time that it is judged
