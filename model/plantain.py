@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from model.best import DESCRIPTION_TEMPERATURE, Effort, describe_best, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
 from model.generate import ImageRequest, guides_of
-from model.pretrained import Pretrained
+from model.pretrained import Drawing, Pretrained
 from model.reading import description_scores, write
 from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods
@@ -382,7 +382,7 @@ class Plantain(Pretrained):
         ]
 
     def _parted(
-        self, options: DrawOptions, ability: str = "text_to_image", best_of: int = 1
+        self, options: DrawOptions, ability: Drawing = "text_to_image", best_of: int = 1
     ) -> tuple[SamplingConfig, dict[str, Any]]:
         """What options say of sampling, over the recipe that fits, and the rest of them."""
         settings: dict[str, Any] = dict(options)

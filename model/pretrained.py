@@ -30,6 +30,7 @@ MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
+Drawing = Literal["text_to_image", "edit", "inpaint"]  # abilities that draw, each by its recipe
 Model = TypeVar("Model", bound="Pretrained")  # typing.Self, in words that the checking hook reads
 
 
@@ -195,12 +196,12 @@ class Pretrained:
         return self
 
     def sampling(
-        self, ability: str = "text_to_image", best_of: int = 1, **settings: float | int | None
+        self, ability: Drawing = "text_to_image", best_of: int = 1, **settings: float | int | None
     ) -> SamplingConfig:
         """The recipe that fits, but for those fields of SamplingConfig that are given and not None.
 
         Args:
-            ability: What draws: text_to_image, edit or inpaint.
+            ability: Which of them draws.
             best_of: Pictures of which one is kept.
             settings: Fields of SamplingConfig.
         """
