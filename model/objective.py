@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ class ModelTraining:
     editing: SamplingConfig | None = None
     # checkpoint folder of a model of the same shape whose weights to begin with; by default they are random
     start: str | None = None
+    # codes: only their rows of the tables learn, so that those of another image tokenizer come to mean what the former
+    # ones meant, to all that stands still
+    trained: Literal["all", "codes"] = "all"
     # which abilities are learnt, in which shares
     mixture: Mixture = field(default_factory=Mixture)
     # ids of text, 256 bytes included
@@ -61,6 +64,10 @@ class ModelTraining:
     z_loss: float = 1e-5
     # prompts of the validation set that are drawn and, where the source can, checked at each evaluation
     num_samples: int = 64
+
+    def __post_init__(self) -> None:
+        if self.trained == "codes" and self.start is None:
+            raise ValueError("trained is codes, but start names no model that could stand still")
 
     def build(self, device: torch.device) -> "NextIdObjective":
         return NextIdObjective(self, device)
@@ -176,6 +183,10 @@ class NextIdObjective:
         self.model = LanguageModel(Transformer(config.network, self.vocabulary.size), self.vocabulary, config.z_loss)
         if config.start is not None:
             self._begin_as(Plantain.from_pretrained(config.start, "cpu", "fp32"))
+        if config.trained == "codes":
+            self.model.requires_grad_(False)
+            for table in self.outer_parameters():
+                table.requires_grad_(True).register_hook(self._of_codes)
         self.grids = grids_of(self.codes)
         if unknown := set(grids_of(self.validation_codes)) - set(self.grids):
             raise ValueError(
@@ -232,6 +243,10 @@ class NextIdObjective:
             places = self.image_tokenizer.encode(images.to(device)).cpu(), other.encode(images)
             counts.index_put_(tuple(codes.flatten() for codes in places), torch.ones(()), accumulate=True)
         return counts / counts.sum(1, keepdim=True).clamp_min(1)
+
+    def _of_codes(self, gradient: Tensor) -> Tensor:
+        """A table's gradient without that of its text."""
+        return gradient.index_fill(0, torch.arange(self.vocabulary.image_start, device=gradient.device), 0.0)
 
     def outer_parameters(self) -> list[Tensor]:
         """Tables and not maps: a row of the embedding or of the head belongs to one id."""
