@@ -68,6 +68,8 @@ class ModelTraining:
     def __post_init__(self) -> None:
         if self.trained == "codes" and self.start is None:
             raise ValueError("trained is codes, but start names no model that could stand still")
+        if self.trained == "codes" and self.loop.optimizer.weight_decay:
+            raise ValueError("trained is codes, but loop.optimizer.weight_decay would move all else: set it to 0")
 
     def build(self, device: torch.device) -> "NextIdObjective":
         return NextIdObjective(self, device)

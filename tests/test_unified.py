@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,24 @@ def test_codes_of_another_image_tokenizer_begin_as_those_in_their_places(folder:
     for mine, its in ((new.embedding, old.transformer.embedding), (new.head, old.transformer.head)):
         rows, expected = mine.weight[objective.vocabulary.image_block], its.weight[old.vocabulary.image_block]
         torch.testing.assert_close(rows[ours], expected[theirs])
+
+
+def test_codes_may_learn_alone(folder: Path, first: Path):
+    plain = dict(kind="shapes", world="shapes32", image_size=32, num_examples=12)
+    changes: dict[str, Any] = dict(data=plain, validation=plain, mixture={"text_to_image": 1}, trained="codes")
+    still = dict(out=str(folder / "codes"), num_steps=2, batch_size=4, optimizer={"weight_decay": 0.0})
+    checkpoint = train(config(folder, "codes", start=str(first), loop=still, **changes))
+    before, after = (Plantain.from_pretrained(folder, "cpu") for folder in (first, checkpoint))
+    start, begun = before.vocabulary.image_start, before.transformer.state_dict()
+    for name, tensor in after.transformer.state_dict().items():
+        if name in ("embedding.weight", "head.weight"):
+            assert not torch.equal(tensor[start:], begun[name][start:])
+            tensor, begun[name] = tensor[:start], begun[name][:start]
+        torch.testing.assert_close(tensor, begun[name])  # but for the rounding of averages
+    with pytest.raises(ValueError, match="start names no model that could stand still"):
+        config(folder, "alone", loop=still, **changes)
+    with pytest.raises(ValueError, match="weight_decay would move all else: set it to 0"):
+        config(folder, "decayed", start=str(first), **changes)
 
 
 def test_a_start_that_does_not_fit_is_refused(folder: Path, first: Path):
