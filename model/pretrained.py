@@ -81,7 +81,7 @@ class Pretrained:
         self.card = card or {}
         self.draft = draft
         self.abilities = tuple(abilities)
-        self.omissions = tuple(tuple((pattern, text) for pattern, text in each) for each in omissions)
+        self.omissions = tuple(tuple(omission) for omission in omissions)
         # what runs compiled passes, once `compile` was called
         self.engine: Engine | None = None
 
@@ -145,7 +145,7 @@ class Pretrained:
                 from_dict(SamplingConfig, config[name]) if config.get(name) else None
                 for name in ("editing", "choosing", "inpainting")
             ),
-            omissions=config.get("omissions", ()),
+            omissions=[[(pattern, text) for pattern, text in each] for each in config.get("omissions", ())],
         )
 
     def save_pretrained(
