@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="chooses among all pictures of a prompt (default: 0)")
     parser.add_argument("--negative", metavar="PROMPT", help="what the pictures are not to show")
     parser.add_argument("--guidance", type=float, help="how much the prompt is insisted on (default: as trained)")
+    parser.add_argument("--insistence", type=float, help="how much colours and shapes are, each (default: as trained)")
     parser.add_argument("--guidance-until", type=float, help="share of the codes that are guided (default: as trained)")
     parser.add_argument(
         "--image-guidance", type=float, help="how much an edit insists on --image (default: not at all)"
@@ -172,7 +173,8 @@ def _plantain(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The model, and what all its ways to draw have in common."""
     if arguments.steps or arguments.solver:
         raise ValueError("--steps and --solver are for a diffusion twin: leave them out, or give its --checkpoint")
-    names = ("seed", "guidance", "guidance_until", "temperature", "top_k", "top_p", "min_p", "batch_size", "decoding")
+    names = ("seed", "guidance", "guidance_until", "insistence", "temperature", "top_k", "top_p", "min_p")
+    names += ("batch_size", "decoding")
     return _load(arguments), {name: getattr(arguments, name) for name in names}
 
 
@@ -180,7 +182,8 @@ def _twin(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """A diffusion twin, which knows less than the other, and what its ways to draw have in common."""
     from diffusion.twin import Twin
 
-    foreign = ("image", "mask", "guidance_until", "temperature", "top_k", "top_p", "min_p", "best_of", "effort")
+    foreign = ("image", "mask", "guidance_until", "insistence", "temperature", "top_k", "top_p", "min_p")
+    foreign += ("best_of", "effort")
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(arguments, name) is not None]:
         raise ValueError(f"{', '.join(given)} is nothing that a diffusion twin knows: leave it out")
     twin = Twin.from_pretrained(arguments.checkpoint, arguments.device)

@@ -191,7 +191,7 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) 
     from data.shapes.questions import sample_questions, write_question
     from model.best import draw_best
     from model.drawing import Generation
-    from model.generate import ImageRequest, guides_of
+    from model.generate import ImageRequest, guides_of, insisting
     from model.reading import write
     from model.sampling import SamplingConfig
     from model.write import TextRequest
@@ -202,15 +202,19 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) 
     settings = dict(settings)
     effort = settings.pop("best_of", 1), settings.pop("effort", "full")
     grids = [plantain.grid_of(example.image.shape[:2]) for example in cases.examples]
-    talks: list[list[Any]] = [[line(example.text, encode)] for example in cases.examples]
+    said = [example.text for example in cases.examples]
+    talks: list[list[Any]] = [[line(text, encode)] for text in said]
 
     def drawn_next(numbers: Sequence[int], effort: tuple[int, Any] = (1, "full")) -> Generation:
         requests = []
         for number in numbers:
+            *past, _ = talks[number]
             talks[number] = again(talks[number])
             before = [segment for segment in talks[number] if isinstance(segment, ImageSegment)]
             sampling = plantain.sampling("edit" if before else "text_to_image", effort[0], **settings)
             guides = guides_of(sampling.guidance, without=before)
+            short = plantain.shortened(said[number], sampling)
+            guides += insisting(sampling, [again([*past, line(less, encode)]) for less in short])
             requests.append(ImageRequest(talks[number], grids[number], sampling, seed, number, guides))
         drawn = draw_best(plantain, requests, [cases.examples[number].text for number in numbers], *effort)
         for number, codes in zip(numbers, drawn.codes, strict=True):
@@ -227,7 +231,8 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) 
         if (found := sample_edit(rng, scene, cases.world)) is not None:
             live.append(number)
             scenes[number], changes[number] = scene, found[0]
-            talks[number] = [*talks[number], line(write_edit(rng, found[0]), encode)]
+            said[number] = write_edit(rng, found[0])
+            talks[number] = [*talks[number], line(said[number], encode)]
     drawn_right = len(live)
     answers = {}
     for number, picture in zip(live.copy(), drawn_next(live).images if live else [], strict=True):

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--world", help="world of data.shapes (default: that of the checkpoint's card)")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures that are drawn (default: 0)")
     parser.add_argument("--guidance", type=float, help="default: the checkpoint's recipe")
+    parser.add_argument("--insistence", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--top-p", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--min-p", type=float, help="default: the checkpoint's recipe")
@@ -42,7 +43,7 @@ def main() -> None:
 
     started = time.perf_counter()
     plantain = open_model(arguments.checkpoint, arguments.device)
-    names = ("guidance", "temperature", "top_p", "min_p", "best_of", "effort")
+    names = ("guidance", "insistence", "temperature", "top_p", "min_p", "best_of", "effort")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     world = arguments.world or world_of(plantain.card)
     if world not in WORLDS:

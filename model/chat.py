@@ -8,7 +8,7 @@ import numpy as np
 
 from model.best import Effort, draw_best
 from model.cache import Memory
-from model.generate import ImageRequest, guides_of
+from model.generate import ImageRequest, guides_of, insisting
 from model.reading import write
 from model.sampling import SamplingConfig
 from model.write import TextRequest
@@ -79,7 +79,8 @@ class Chat:
             raise ValueError("there is nothing said: say something")
         plantain, turn = self.plantain, len(self.segments)
         seen = [shown(plantain.look(picture)) for picture in images]
-        new: list[Segment] = [*seen, line(text, plantain.text_tokenizer.encode)]
+        encode = plantain.text_tokenizer.encode
+        new: list[Segment] = [*seen, line(text, encode)]
         kept = self._kept(new)
         request = TextRequest([*kept, *new], self.sampling, self.seed, turn)
         (written,) = write(plantain, [request], memory=self._memory)
@@ -88,11 +89,16 @@ class Chat:
         if not written.opens_image:
             self.segments, self.read = [*self.segments, *new], [*kept, *new]
             return Reply(text=written.text)
-        read = again([*kept, *new])
+
+        def told(words: str) -> list[Segment]:
+            return again([*kept, *seen, line(words, encode), *new[len(seen) + 1 :]])
+
+        read = told(text)
         before = _pictures(read)
         best_of = 1 if before else self.best_of
         sampling = plantain.sampling("edit" if before else "text_to_image", best_of)
         guides = guides_of(sampling.guidance, without=before)
+        guides += insisting(sampling, [told(less) for less in plantain.shortened(text, sampling)])
         wanted = ImageRequest(read, self._next_grid(before), sampling, self.seed, turn, guides)
         memory = self._memory if best_of == 1 else None  # it is of one sequence
         drawn = draw_best(plantain, [wanted], [text], best_of, self.effort, memory=memory)

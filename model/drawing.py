@@ -31,6 +31,7 @@ class DrawOptions(TypedDict, total=False):
     # fields of SamplingConfig
     guidance: float | None
     guidance_until: float | None
+    insistence: float | None
     temperature: float | None
     top_k: int | None
     top_p: float | None

@@ -284,7 +284,8 @@ class NextIdObjective:
         card, guesses = {"config": to_dict(self.config)}, self.draft.to(transformer.head.weight.device)
         parts = transformer, self.image_tokenizer, self.text_tokenizer, self.config.recipe, self.grids, card, guesses
         abilities = [name for name in TASKS if getattr(self.config.mixture, name)]
-        return Plantain(*parts, abilities, self.config.editing)
+        omissions = getattr(self.source, "omissions", ())
+        return Plantain(*parts, abilities, self.config.editing, omissions=omissions)
 
     def export(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, LanguageModel)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from model.best import DESCRIPTION_TEMPERATURE, Effort, describe_best, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
-from model.generate import ImageRequest, guides_of
+from model.generate import ImageRequest, guides_of, insisting
 from model.pretrained import Drawing, Pretrained
 from model.reading import description_scores, write
 from model.sampling import SamplingConfig
@@ -136,13 +136,15 @@ class Plantain(Pretrained):
             raise ValueError(f"{len(instructions)} instructions for {len(given)} pictures: give as many of each")
         seen = [self.look(picture) for picture in given]
         sampling, how = self._parted(options, "edit")
+        encode = self.text_tokenizer.encode
         requests, labels = [], []
         for codes, text in zip([[one] for one in seen] if several else [seen], instructions, strict=True):
             if not text.strip():
                 raise ValueError("the instruction is empty: say what to change")
-            segments = editing(codes, text, self.text_tokenizer.encode)
+            segments = editing(codes, text, encode)
             pictures = [segment for segment in segments if isinstance(segment, ImageSegment)]
             guides = guides_of(sampling.guidance, between=pictures, between_guidance=image_guidance)
+            guides += insisting(sampling, [editing(codes, less, encode) for less in self.shortened(text, sampling)])
             rows, columns = codes[-1].shape
             grid = (rows, columns) if size is None else self.grid_of(size)
             requests += [ImageRequest(segments, grid, sampling, seed, i, guides) for i in range(num_images)]
@@ -243,12 +245,15 @@ class Plantain(Pretrained):
         sampling: SamplingConfig,
     ) -> list[ImageRequest]:
         """As `requests`, for pictures of which some codes are hidden and the others known."""
+        encode = self.text_tokenizer.encode
         requests = []
         for codes, holes, text in zip(seen, hidden, prompts, strict=True):
             if not text.strip():
                 raise ValueError("the prompt is empty: say what the whole picture is to show")
-            segments = inpainting(codes, holes, text, self.text_tokenizer.encode)
+            segments = inpainting(codes, holes, text, encode)
             guides = guides_of(sampling.guidance, without=segments[:-1])
+            short = self.shortened(text, sampling)
+            guides += insisting(sampling, [inpainting(codes, holes, less, encode) for less in short])
             known, (rows, columns) = np.where(holes, -1, codes), codes.shape
             requests += [
                 ImageRequest(segments, (rows, columns), sampling, seed, i, guides, known) for i in range(num_images)
@@ -373,13 +378,14 @@ class Plantain(Pretrained):
             raise ValueError(f"seed is {seed}, but must be a whole number from 0 to 2^63 - 1")
         grid = self.grid_of(size)
         sampling = sampling or self.recipe
-        guides = guides_of(sampling.guidance, self._condition(negative, grid))
-        conditions = [self._condition(text, grid) for text in prompts]
-        return [
-            ImageRequest(segments, grid, sampling, seed, number, guides)
-            for segments, numbers in zip(conditions, numbers_of(len(prompts), num_images, first), strict=True)
-            for number in numbers
-        ]
+        away = guides_of(sampling.guidance, self._condition(negative, grid))
+        requests = []
+        for text, numbers in zip(prompts, numbers_of(len(prompts), num_images, first), strict=True):
+            segments = self._condition(text, grid)
+            short = self.shortened(text, sampling)
+            guides = away + insisting(sampling, [self._condition(less, grid) for less in short])
+            requests += [ImageRequest(segments, grid, sampling, seed, number, guides) for number in numbers]
+        return requests
 
     def _parted(
         self, options: DrawOptions, ability: Drawing = "text_to_image", best_of: int = 1

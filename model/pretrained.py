@@ -1,5 +1,6 @@
 """A trained model's parts: the transformer, its id table and both tokenizers, loaded, saved and compiled as one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ MODEL_TYPE = "plantain"
 TEXT_FILE = "tokenizer.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
+# substitutions (regular expression, text), one after another
+Omission = Sequence[tuple[str, str]]
 Drawing = Literal["text_to_image", "edit", "inpaint"]  # abilities that draw, each by its recipe
 Model = TypeVar("Model", bound="Pretrained")  # typing.Self, in words that the checking hook reads
 
@@ -50,6 +53,8 @@ class Pretrained:
         choosing: How it is best sampled where one of several pictures is kept, which should differ; by default as
             elsewhere.
         inpainting: How it is best sampled where one picture is drawn in part; by default as elsewhere.
+        omissions: Ways to leave words out of a prompt, each some substitutions (regular expression, text), one after
+            another: what `insistence` pushes away from.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Pretrained:
         editing: SamplingConfig | None = None,
         choosing: SamplingConfig | None = None,
         inpainting: SamplingConfig | None = None,
+        omissions: Sequence[Omission] = (),
     ) -> None:
         self.transformer = transformer.eval()
         self.image_tokenizer = image_tokenizer.eval()
@@ -75,6 +81,7 @@ class Pretrained:
         self.card = card or {}
         self.draft = draft
         self.abilities = tuple(abilities)
+        self.omissions = tuple(tuple(omission) for omission in omissions)
         # what runs compiled passes, once `compile` was called
         self.engine: Engine | None = None
 
@@ -138,6 +145,7 @@ class Pretrained:
                 from_dict(SamplingConfig, config[name]) if config.get(name) else None
                 for name in ("editing", "choosing", "inpainting")
             ),
+            omissions=[[(pattern, text) for pattern, text in each] for each in config.get("omissions", ())],
         )
 
     def save_pretrained(
@@ -172,6 +180,7 @@ class Pretrained:
             "inpainting": self.inpainting and to_dict(self.inpainting),
             "grids": self.grids,
             "abilities": self.abilities,
+            "omissions": self.omissions,
             "card": self.card,
         }
         save_folder(Path(folder), config, weights, {TEXT_FILE: self.text_tokenizer.to_json()}, max_shard_size)
@@ -210,6 +219,24 @@ class Pretrained:
         if best_of > 1 and ability != "edit":
             special = self.choosing or special
         return replace(special or self.recipe, **given)
+
+    def shortened(self, prompt: str | None, sampling: SamplingConfig) -> list[str]:
+        """A prompt as each omission leaves it; none if `sampling` does not insist on what they leave out.
+
+        Raises:
+            ValueError: It does, but the model has no omissions.
+        """
+        if prompt is None or not sampling.insistence:
+            return []
+        if not self.omissions:
+            raise ValueError(f"insistence is {sampling.insistence}, but this model has no omissions: leave it out")
+        left = []
+        for omission in self.omissions:
+            text = prompt
+            for pattern, words in omission:
+                text = re.sub(pattern, words, text)
+            left += [text] if text.strip() else []
+        return left
 
     def grid_of(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The grid (rows, columns) of pictures of a size (height, width); the first trained one for None.

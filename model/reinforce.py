@@ -35,7 +35,6 @@ from model.drawing import draw
 from model.generate import ImageRequest, choice_of, guided, open_streams
 from model.objective import sample_prompts
 from model.plantain import Plantain
-from model.sampling import SamplingConfig
 from model.transformer import Transformer
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
@@ -149,9 +148,7 @@ def log_probabilities(
     """
     for request in requests:
         sampling = request.sampling
-        if sampling != SamplingConfig(sampling.guidance, sampling.guidance_until, sampling.temperature) or (
-            sampling.temperature == 0
-        ):
+        if sampling.temperature == 0 or (sampling.top_k, sampling.top_p, sampling.min_p) != (0, 1.0, 0.0):
             raise ValueError(f"{sampling} draws by more than a temperature above 0: leave out top_k, top_p and min_p")
     block, device = vocabulary.image_block, transformer.head.weight.device
     streams = open_streams(requests, vocabulary, transformer.config.positions, device, padding=0)

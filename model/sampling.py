@@ -23,6 +23,9 @@ class SamplingConfig:
     guidance: float = 1.0
     # guidance ends after this share of an image's codes; what comes then costs half as much
     guidance_until: float = 1.0
+    # conditional logits are also pushed this many times their distance away from those of the prompt without some of
+    # its words, for each of the model's omissions; 0 saves these streams
+    insistence: float = 0.0
     # logits are divided by it; 0 takes the likeliest id
     temperature: float = 1.0
     # only this many of the likeliest ids can be drawn; 0: all
@@ -36,6 +39,7 @@ class SamplingConfig:
         ranges = {
             "guidance": (0.0, 100.0),
             "guidance_until": (0.0, 1.0),
+            "insistence": (0.0, 100.0),
             "temperature": (0.0, 100.0),
             "top_k": (0, math.inf),
             "top_p": (0.0, 1.0),

@@ -67,6 +67,24 @@ def test_the_picture_of_an_edit_has_a_guidance_of_its_own(tiny: Callable):
     assert [codes.flatten().tolist() for codes in equal] == by_hand.codes.tolist()
 
 
+def test_what_is_insisted_on_counts_wherever_a_picture_is_drawn(tiny: Callable):
+    """Words that are left out change nothing where there are none, and the picture where there are."""
+    recipe = SamplingConfig(insistence=3.0)
+    mask = Image.fromarray(np.full((8, 8), 255, np.uint8))
+    drawn = {}
+    for words in ("blue ", "red "):
+        plantain: Plantain = tiny(max_length=160, seed=3, recipe=recipe)
+        plantain.omissions = (((words, ""),),)
+        codes = [*plantain.edit(picture(1), "a red circle", num_images=4).codes]
+        codes += plantain.inpaint(picture(1), mask, "a red circle", num_images=4).codes
+        drawn[words] = [grid.tolist() for grid in codes]
+    plain = tiny(max_length=160, seed=3, recipe=SamplingConfig())
+    codes = [*plain.edit(picture(1), "a red circle", num_images=4).codes]
+    codes += plain.inpaint(picture(1), mask, "a red circle", num_images=4).codes
+    assert drawn["blue "] == [grid.tolist() for grid in codes]
+    assert all(drawn["red "][part] != drawn["blue "][part] for part in (slice(4), slice(4, 8)))
+
+
 @pytest.mark.parametrize(("name", "recipe"), [("edit", "editing"), ("inpaint", "inpainting")])
 def test_edits_and_filled_holes_follow_recipes_of_their_own(name: str, recipe: str, tiny: Callable, tmp_path: Path):
     plantain, own = tiny(max_length=128, seed=3), SamplingConfig(guidance=5.0, temperature=0.7)

@@ -21,6 +21,7 @@ from model.generate import (
     ImageRequest,
     draw_images,
     guides_of,
+    insisting,
     jacobi_window,
     num_bytes,
     open_image,
@@ -208,28 +209,32 @@ def test_guides_combine_as_published():
 
 
 @pytest.mark.parametrize("window", [1, 3])
-def test_pictures_of_three_streams_follow_all_three(window: int, tiny_transformer: Callable):
+def test_pictures_of_several_streams_follow_all_of_them(window: int, tiny_transformer: Callable):
     """At temperature zero, code by code from whole sequences without a cache."""
     transformer = tiny_transformer(TEN.size, seed=8)
     full, images, none = text(1, 2, 3), text(4), []
     config = SamplingConfig(temperature=0.0)
+    insistent = replace(config, insistence=1.5)
     guides = guides_of(4.0, between=images, between_guidance=1.5)
     requests = [
         ImageRequest(full, (3, 3), config, 0, 0, guides),
         ImageRequest(images, (2, 2), replace(config, guidance=2.0), 1, 0),
         ImageRequest(full, (2, 3), config, 2, 0),
+        ImageRequest(full, (2, 2), config, 3, 0, guides_of(3.0) + insisting(insistent, [images, text(1, 2)])),
     ]
     drawn = last(draw_images(transformer, TEN, requests, window)).codes
     for row, (grid, formula) in enumerate(
         [
-            ((3, 3), lambda f, i, n: n + 1.5 * (i - n) + 4.0 * (f - i)),
-            ((2, 2), lambda f, i, n: n + 2.0 * (i - n)),
-            ((2, 3), lambda f, i, n: f),
+            ((3, 3), lambda f, i, n, s: n + 1.5 * (i - n) + 4.0 * (f - i)),
+            ((2, 2), lambda f, i, n, s: n + 2.0 * (i - n)),
+            ((2, 3), lambda f, i, n, s: f),
+            ((2, 2), lambda f, i, n, s: n + 3.0 * (f - n) + 1.5 * (f - i) + 1.5 * (f - s)),
         ]
     ):
         codes = drawn[row : row + 1, : grid[0] * grid[1]]
         states = (
-            uncached_logits(transformer, TEN, segments, codes.view(1, *grid)) for segments in (full, images, none)
+            uncached_logits(transformer, TEN, segments, codes.view(1, *grid))
+            for segments in (full, images, none, text(1, 2))
         )
         assert torch.equal(formula(*states).argmax(-1), codes)
 

@@ -155,6 +155,7 @@ def test_a_stream_refuses_at_once_what_it_can_not_draw(tiny: Callable):
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": float("nan")}, "guidance is nan"),
+        ({"insistence": -0.5}, "insistence is -0.5"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 0.0}, "top_p is 0"),
@@ -174,6 +175,23 @@ def test_the_longest_prompt_that_is_accepted_is_drawn(tiny: Callable):
     assert len(plantain.generate(prompt).ids[0]) == 64
     with pytest.raises(ValueError, match="55 tokens long, but only 54 fit"):
         plantain.generate(prompt + "q")
+
+
+def test_insistence_pushes_away_from_the_prompt_without_some_words_in_each_way(tiny: Callable, tmp_path: Path):
+    plantain: Plantain = tiny()
+    with pytest.raises(ValueError, match=r"insistence is 1.5, but this model has no omissions"):
+        plantain.generate(PROMPT, insistence=1.5)
+    plantain.omissions = (((r"red ", ""),), ((r"circle", "ring"), (r"ring", "shape")), ((r".*", ""),))
+    plantain.save_pretrained(tmp_path / "model")
+    again = Plantain.from_pretrained(tmp_path / "model", "cpu")
+    assert again.omissions == plantain.omissions
+    (request,) = again.requests([PROMPT], sampling=again.sampling(insistence=1.5))
+    assert [guide.weight for guide in request.guiding] == [-1.0, -1.5, -1.5]  # nothing is no prompt
+    told = [[again.text_tokenizer.decode(segment.ids) for segment in guide.segments] for guide in request.guiding]
+    assert told == [[], ["a small circle"], ["a small red shape"]]
+    assert pictures(again, num_images=4) == pictures(plantain, num_images=4, insistence=0.0)
+    assert pictures(again, num_images=4) != pictures(plantain, num_images=4, insistence=1.5)
+    assert pictures(again, None, insistence=1.5) == pictures(again, None)
 
 
 def test_weights_that_are_no_numbers_are_reported_with_the_code(tiny: Callable):

@@ -1,11 +1,21 @@
 """Captions are true, mention everything, and can be read back into exactly what they state."""
 
+import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from data.shapes.captions import HELD_OUT_WRAPPERS, SLACK, WRAPPERS, parse_caption, sample_caption, write_caption
+from data.shapes.captions import (
+    HELD_OUT_WRAPPERS,
+    OMISSIONS,
+    SLACK,
+    WRAPPERS,
+    parse_caption,
+    sample_caption,
+    write_caption,
+)
 from data.shapes.programs import Background, Corner, Count, Inventory, Kind, Program, Relation, holds
 from data.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, World, sample_scene
 
@@ -27,6 +37,18 @@ def test_a_caption_reads_back_as_its_program_whatever_stands_before_it():
         assert parse_caption(text) == program, text
     for wrapper in WRAPPERS + HELD_OUT_WRAPPERS:
         assert parse_caption(write_caption(program, wrapper)) == program
+
+
+def test_a_caption_without_its_colours_or_shapes_is_a_caption_that_says_all_else():
+    colours, shapes = OMISSIONS
+    for _, text, program in drawn(300):
+        for omission, name in ((colours, "colour"), (shapes, "shape")):
+            left = text
+            for pattern, words in omission:
+                left = re.sub(pattern, words, left)
+            inventory, *facts = parse_caption(left)
+            expected = [replace(kind, **{name: None}) for kind in program[0].kinds]
+            assert list(inventory.kinds) == expected and len(facts) == len(program) - 1, (text, left)
 
 
 def test_captions_say_what_one_would_say():

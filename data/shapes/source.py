@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from data.example import Edit, Example
 from data.shapes import edits, questions
-from data.shapes.captions import HELD_OUT_WRAPPERS, WRAPPERS, CaptionVerdict, check_caption, sample_caption
+from data.shapes.captions import HELD_OUT_WRAPPERS, OMISSIONS, WRAPPERS, CaptionVerdict, check_caption, sample_caption
 from data.shapes.checker import parse, same_scene
 from data.shapes.programs import Program
 from data.shapes.render import render
@@ -88,6 +88,11 @@ class Shapes:
         example = self._example(before, index)
         edit = Edit(self._instruct(change, index), self._example(after, index, "edited "))
         return replace(example, metadata={**example.metadata, "change": change}, edit=edit)
+
+    @property
+    def omissions(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """What can be left out of a caption: see `data.shapes.captions.OMISSIONS`."""
+        return OMISSIONS
 
     def shows(self, index: int, image: UInt8[np.ndarray, "height width 3"]) -> bool:
         """Whether a picture says the same as an example's own, to the checker: the ceiling of whatever redraws it."""
