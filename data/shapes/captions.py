@@ -57,13 +57,11 @@ _NUMBER_WORDS = {number: word for word, number in _NUMBERS.items()}
 _PLURALS = {None: "shapes"} | {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 RELATION_PHRASES = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 
-
 # What can be left out of a caption so that it still is one, its colours or its shapes: each as substitutions of regular
 # expressions, one after another.
-_PLURAL_SHAPES = "|".join(_PLURALS[shape] for shape in SHAPES)
 OMISSIONS = (
     ((rf"\b(?:{'|'.join(COLOURS)}) ", ""),),
-    ((rf"\b(?:{'|'.join(SHAPES)})\b", "shape"), (rf"\b(?:{_PLURAL_SHAPES})\b", "shapes")),
+    ((rf"\b(?:{'|'.join(SHAPES)})\b", "shape"), (rf"\b(?:{'|'.join(_PLURALS.values())})\b", "shapes")),
 )
 
 
