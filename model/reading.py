@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from model.cache import Memory
@@ -42,6 +43,7 @@ def write(
     return written
 
 
+@torch.inference_mode()
 def description_scores(
     model: "Pretrained", prompts: Sequence[str], codes: Sequence[Int[np.ndarray, "_ _"]]
 ) -> list[tuple[float, float]]:
