@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from model.drawing import Generation, draw
@@ -91,7 +90,6 @@ def _agree(scores: Sequence[float]) -> bool:
     return bool(others) and best - others[0] <= AGREEMENT
 
 
-@torch.inference_mode()
 def describe_best(
     plantain: "Pretrained", pictures: Sequence[Int[np.ndarray, "_ _"]], best_of: int, seed: int, temperature: float
 ) -> list[str]:

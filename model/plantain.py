@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int
 
 from model.best import DESCRIPTION_TEMPERATURE, Effort, describe_best, draw_best
@@ -319,7 +318,6 @@ class Plantain(Pretrained):
         ]
         return [written.text for written in write(self, requests)]
 
-    @torch.inference_mode()
     def score(self, prompt: str, image: "Picture", of: Literal["prompt", "image"] = "prompt") -> float:
         """How likely the model holds a prompt to be said of a picture, or the picture to be drawn of the prompt.
 

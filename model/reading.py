@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from model.cache import Memory
@@ -43,7 +42,6 @@ def write(
     return written
 
 
-@torch.inference_mode()
 def description_scores(
     model: "Pretrained", prompts: Sequence[str], codes: Sequence[Int[np.ndarray, "_ _"]]
 ) -> list[tuple[float, float]]:

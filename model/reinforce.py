@@ -2,8 +2,6 @@
 
     example --requests--> several pictures --verdict--> right or wrong --beside one another--> loss
 
-The same of what it says of pictures: of an example's own, several descriptions.
-
 Nothing but verdicts is learnt from, so this needs a source that judges exactly, and a model that is right now and then:
 where it always is, or never, there is nothing to learn. Few steps do much, since they teach no new pictures: what is
 right of some pictures of a prompt becomes right of most.
@@ -23,7 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,16 +35,11 @@ from model.drawing import draw
 from model.generate import ImageRequest, choice_of, guided, open_streams
 from model.objective import sample_prompts
 from model.plantain import Plantain
-from model.reading import write
-from model.sampling import SamplingConfig
 from model.transformer import Transformer
-from model.write import TextRequest, log_likelihoods
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
-from tasks.conversation import describing
 from tasks.mixture import hole
 from tokenizer.image import ImageTokenizer
-from tokenizer.sequence import TextSegment
 from tokenizer.vocabulary import Vocabulary
 
 
@@ -61,12 +54,10 @@ class Reinforcement:
     validation: ShapesConfig
     # checkpoint folder of the model to go on with; drawn from as its recipe for several pictures says
     start: str
-    # pictures of each example, or descriptions, at least 2, that are judged beside one another
+    # pictures of each example, at least 2, that are judged beside one another
     num_drawn: int = 8
     # share of the examples of whose true picture a part is given
     inpaint: float = 0.0
-    # share of the examples whose true picture is described in place of drawing one
-    describe: float = 0.0
     # tokens of the shortest prompt that is asked for: what is short is mostly right, which teaches nothing
     shortest: int = 0
     # regular expression that each prompt has to match somewhere, to ask for what mostly comes out wrong
@@ -81,10 +72,8 @@ class Reinforcement:
     def __post_init__(self) -> None:
         if self.num_drawn < 2:
             raise ValueError(f"num_drawn is {self.num_drawn}, but must be at least 2: alone, a picture tells nothing")
-        if min(self.inpaint, self.describe) < 0 or self.inpaint + self.describe > 1:
-            raise ValueError(
-                f"inpaint is {self.inpaint} and describe {self.describe}, but neither may be below 0, nor both above 1"
-            )
+        if not 0 <= self.inpaint <= 1:
+            raise ValueError(f"inpaint is {self.inpaint}, but must lie between 0 and 1")
         if self.num_looks < 0:
             raise ValueError(f"num_looks is {self.num_looks}, but must be 0 or more")
         try:
@@ -99,12 +88,11 @@ class Reinforcement:
 
 
 class Attempt(NamedTuple):
-    """What was drawn or said of some examples: all of the first, then all of the second, ..."""
+    """Pictures that were drawn of some examples: all of the first, then all of the second, ..."""
 
-    requests: list[ImageRequest | TextRequest]
-    # codes of pictures, in their grid, and ids of texts
-    made: list[Int[np.ndarray, "..."]]
-    # 1 where all that was asked for is shown, or all that is shown is said
+    requests: list[ImageRequest]
+    codes: list[Int[np.ndarray, "_ _"]]
+    # 1 where all that was asked for is shown
     right: Float[Tensor, "examples pictures"]
 
 
@@ -128,7 +116,7 @@ class Policy(nn.Module):
         self.looks = looks
 
     def forward(self, examples: Int[Tensor, " n"], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        requests, made, right = self.attempt(examples.tolist(), step)
+        requests, codes, right = self.attempt(examples.tolist(), step)
         count = right.shape[1]
         # how much better than the mean of the others of its example
         better = ((right - right.mean(1, keepdim=True)) * count / (count - 1)).flatten()
@@ -136,17 +124,11 @@ class Policy(nn.Module):
         telling = telling or [0]  # a loss there has to be, also where there is nothing to tell
         loss = torch.zeros((), device=right.device)
         for some in _alike(requests, telling, max(self.at_once // 2, 1)):
-            likely = self.likely([requests[each] for each in some], [made[each] for each in some])
+            asked, drawn = zip(*((requests[each], codes[each]) for each in some), strict=True)
+            likely = log_probabilities(self.transformer, self.vocabulary, asked, drawn, self.looks)
             loss = loss - (better[some] * likely).sum()
         figures = {"right": right.mean(), "telling": (better != 0).float().mean()}
         return loss / len(requests), figures
-
-    def likely(self, requests: Sequence[Any], made: Sequence[Int[np.ndarray, "..."]]) -> Float[Tensor, " n"]:
-        """Log probability of what was made of each request: all are of one kind."""
-        if isinstance(requests[0], ImageRequest):
-            return log_probabilities(self.transformer, self.vocabulary, requests, made, self.looks)
-        told = [[*asked.segments, TextSegment(ids.tolist())] for asked, ids in zip(requests, made, strict=True)]
-        return torch.stack([each[-1] for each in log_likelihoods(self.transformer, self.vocabulary, told)])
 
 
 def log_probabilities(
@@ -231,9 +213,8 @@ class ReinforcedObjective:
         self.source, self.validation = Shapes(config.data), Shapes(config.validation)
         self.plantain = Plantain.from_pretrained(config.start, device, "fp32")
         self.plantain.must_know("text_to_image")
-        for ability in ("inpaint", "describe"):
-            if getattr(config, ability):
-                self.plantain.must_know(ability)
+        if config.inpaint:
+            self.plantain.must_know("inpaint")
         self.plantain.card = {"config": to_dict(config)}
         transformer, workers = self.plantain.transformer.requires_grad_(True), config.loop.num_workers
         # Judging takes a core longer than drawing takes a GPU.
@@ -245,52 +226,39 @@ class ReinforcedObjective:
         looks = looks_of(self.plantain.image_tokenizer, config.num_looks) if config.num_looks else None
         self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once, looks)
 
-    def requests(self, number: int, step: int) -> list[ImageRequest | TextRequest]:
-        """What is asked for of an example at a step: pictures of its caption, maybe with a part given, or captions."""
+    def requests(self, number: int, step: int) -> list[ImageRequest]:
+        """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""
         plantain, count, example = self.plantain, self.config.num_drawn, self.source[number]
-        sampling, config = plantain.sampling(best_of=count), self.config
-        rng = np.random.default_rng((config.loop.seed, step, number))
-        made: Sequence[ImageRequest | TextRequest]
-        if (chance := rng.random()) < config.inpaint + config.describe:
+        sampling = plantain.sampling(best_of=count)
+        rng = np.random.default_rng((self.config.loop.seed, step, number))
+        if rng.random() < self.config.inpaint:
             images = to_images(example.image[None]).to(plantain.device)
             codes = plantain.image_tokenizer.encode(images)[0].cpu().numpy()
-            if chance < config.inpaint:
+            hidden = hole(codes.shape, rng)
+            while hidden.mean() < 0.2:  # of so few codes hardly any come out wrong
                 hidden = hole(codes.shape, rng)
-                while hidden.mean() < 0.2:  # of so few codes hardly any come out wrong
-                    hidden = hole(codes.shape, rng)
-                made = plantain.fillings([codes], [hidden], [example.text], count, 0, sampling)
-            else:
-                asked = describing(codes, plantain.text_tokenizer.encode)
-                made = [TextRequest(asked, SamplingConfig(temperature=1.0), 0, 0)] * count
+            made = plantain.fillings([codes], [hidden], [example.text], count, 0, sampling)
         else:
             made = plantain.requests([example.text], count, sampling=sampling, size=example.image.shape[:2])
-        first = (step * len(self.source) + number) * count  # no two of a run share their noise
-        return [replace(each, seed=config.loop.seed, sample=first + place) for place, each in enumerate(made)]
+        first = (step * len(self.source) + number) * count  # no two pictures of a run share their noise
+        return [replace(each, seed=self.config.loop.seed, sample=first + place) for place, each in enumerate(made)]
 
     @torch.no_grad()
     def attempt(self, numbers: list[int], step: int) -> Attempt:
-        """Draws and judges several pictures of each example, or says several things of its own."""
+        """Draws and judges several pictures of each example."""
         requests = [request for number in numbers for request in self.requests(number, step)]
         asked = [number for number in numbers for _ in range(self.config.num_drawn)]
         device, at_once, judge = self.plantain.device, self.config.at_once, self.judges.map if self.judges else map
         judged = []
         for some in _alike(requests, range(len(requests)), at_once):
-            batch: list[Any] = [requests[each] for each in some]
-            examples = [asked[each] for each in some]
             with torch.autocast(device.type, enabled=False):  # its memory of keys and values has the weights' precision
-                if isinstance(batch[0], ImageRequest):
-                    drawn = draw(self.plantain, batch, [None] * len(some), at_once)
-                    # verdicts come while the next batch is drawn
-                    verdicts = judge(self.source.verdict, examples, map(np.asarray, drawn.images))
-                    made = drawn.codes
-                else:
-                    said = write(self.plantain, batch, at_once)
-                    verdicts = map(self.source.caption_verdict, examples, [one.text for one in said])
-                    made = [np.array(one.ids) for one in said]
-            judged.append(zip(some, made, verdicts, strict=True))
-        found = {each: (made, float(verdict.ok)) for each, made, verdict in chain.from_iterable(judged)}
-        made, right = zip(*(found[each] for each in range(len(requests))), strict=True)
-        return Attempt(requests, list(made), torch.tensor(right, device=device).view(len(numbers), -1))
+                drawn = draw(self.plantain, [requests[each] for each in some], [None] * len(some), at_once)
+            # verdicts come while the next batch is drawn
+            verdicts = judge(self.source.verdict, [asked[each] for each in some], map(np.asarray, drawn.images))
+            judged.append(zip(some, drawn.codes, verdicts, strict=True))
+        found = {each: (codes, float(verdict.ok)) for each, codes, verdict in chain.from_iterable(judged)}
+        codes, right = zip(*(found[each] for each in range(len(requests))), strict=True)
+        return Attempt(requests, list(codes), torch.tensor(right, device=device).view(len(numbers), -1))
 
     def outer_parameters(self) -> list[Tensor]:
         """As where the model was trained first."""
@@ -332,12 +300,10 @@ class ReinforcedObjective:
         return plantain
 
 
-def _alike(requests: Sequence[ImageRequest | TextRequest], places: Sequence[int], at_once: int) -> list[list[int]]:
-    """Batches of these places, each of texts or of pictures alike in length, since all are as long as the longest."""
+def _alike(requests: Sequence[ImageRequest], places: Sequence[int], at_once: int) -> list[list[int]]:
+    """Batches of these places, each of pictures that are alike in length, since all are as long as the longest."""
     groups: dict[tuple[bool, int], list[int]] = {}
     for place in places:
-        asked = requests[place]
-        drawn = isinstance(asked, ImageRequest)
-        kind = (asked.known is not None, asked.grid[0] * asked.grid[1]) if drawn else (False, 0)
-        groups.setdefault(kind, []).append(place)
+        rows, columns = requests[place].grid
+        groups.setdefault((requests[place].known is not None, rows * columns), []).append(place)
     return [group[start : start + at_once] for group in groups.values() for start in range(0, len(group), at_once)]

@@ -109,13 +109,14 @@ def _check(logits: Float[Tensor, "b v"], ended: Tensor) -> None:
         )
 
 
+@torch.inference_mode()
 def log_likelihoods(
     transformer: Transformer, vocabulary: Vocabulary, conversations: Sequence[Sequence[Segment]]
 ) -> list[Float[Tensor, " segments"]]:
     """Log probability, in nats, of each segment of sequences given those before it.
 
     Each id is predicted among those of its kind, as in training: codes among codes, text among text. Of an image, the
-    codes count, hidden ones aside; of a text, its ids. Where gradients are wanted, it has them.
+    codes count, hidden ones aside; of a text, its ids.
 
     Raises:
         ValueError: A sequence is longer than the model's.

@@ -86,7 +86,6 @@ def test_logits_that_are_no_numbers_are_reported(tiny_transformer: Callable):
         write_texts(transformer, TEN, requests(2), STOP, most=3)
 
 
-@torch.no_grad()
 def test_log_likelihoods_are_sums_over_what_comes_last(tiny_transformer: Callable):
     transformer = tiny_transformer(TEN.size, seed=4)
     text, picture = TextSegment([TEXT_START + 7, TEXT_START + 9]), ImageSegment(np.array([[1, 2, 3]]))
@@ -102,18 +101,6 @@ def test_log_likelihoods_are_sums_over_what_comes_last(tiny_transformer: Callabl
         logits = transformer.logits(transformer(ids, places))[0, :, TEN.image_start :].log_softmax(-1)
     first = int(packed.is_image.argmax())
     assert float(of_picture) == pytest.approx(sum(float(logits[first - 1 + i, i + 1]) for i in range(3)), rel=1e-4)
-
-
-def test_log_likelihoods_have_gradients_where_they_are_wanted(tiny_transformer: Callable):
-    transformer, told = tiny_transformer(TEN.size), [conversation(3)]
-    (before,) = log_likelihoods(transformer, TEN, told)
-    before[-1].backward()
-    head, step = transformer.head.weight, 1e-3
-    with torch.no_grad():
-        head += step * head.grad
-    (after,) = log_likelihoods(transformer, TEN, told)
-    rise = step * float(head.grad.norm()) ** 2
-    assert rise > 1e-3 and float((after - before)[-1].detach()) == pytest.approx(rise, rel=0.05)
 
 
 def test_log_likelihoods_are_the_same_beside_longer_sequences(tiny_transformer: Callable):
