@@ -75,6 +75,13 @@ class ImageRequest:
         """How many of its codes are guided, from the first on."""
         return math.ceil(self.sampling.guidance_until * self.grid[0] * self.grid[1]) if self.guiding else 0
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first of its codes that is drawn, and the end of the last one; where all are given, those of the last."""
+        size = self.grid[0] * self.grid[1]
+        drawn = range(size) if self.known is None else np.flatnonzero(self.known < 0)
+        return (int(drawn[0]), int(drawn[-1]) + 1) if len(drawn) else (size - 1, size)
+
 
 def guides_of(
     guidance: float, without: Sequence[Segment] = (), between: Sequence[Segment] = (), between_guidance: float = 1.0
@@ -124,16 +131,19 @@ class Drawn(NamedTuple):
 class Streams(NamedTuple):
     """What is read: a sequence for each request, then the first guides of those that have any, then second ones, ..."""
 
-    # prefixes, then codes as far as they are drawn or guessed, then padding
+    # prefixes, then codes as far as they are given, drawn or guessed, then padding
     ids: Int[Tensor, "s t"]
     positions: Int[Tensor, "s t 2"]
     # index of the last id before the codes
     last: Int[Tensor, " s"]
     num_codes: Int[Tensor, " s"]
+    # of the codes, the first that is drawn, and the end of the last one
+    first: Int[Tensor, " s"]
+    end: Int[Tensor, " s"]
     columns: Int[Tensor, " s"]
     # the request that a stream belongs to
     owner: Int[Tensor, " s"]
-    # the first of the streams that have the same prefix
+    # the first of the streams that are the same up to the first code that is drawn
     leader: Int[Tensor, " s"]
     # ids that are given rather than drawn, -1 elsewhere; None where all are drawn
     known: Int[Tensor, "s t"] | None
@@ -186,16 +196,21 @@ def open_streams(
         if given is not None:
             as_ids = np.where(given < 0, -1, given + vocabulary.image_start)
             known[stream, len(prefix.ids) : len(whole)] = torch.from_numpy(as_ids.reshape(-1))
+    ids = torch.where(known < 0, ids, known)
     last = torch.tensor([len(prefix.ids) - 1 for prefix, _ in opened])
-    leaders: dict[bytes, int] = {}
-    contents = [prefix.ids.tobytes() + prefix.positions.tobytes() for prefix, _ in opened]
-    leader = [leaders.setdefault(content, stream) for stream, content in enumerate(contents)]
     grids = torch.tensor([requests[index].grid for index in owner])
+    first, end = torch.tensor([requests[index].span for index in owner]).unbind(1)
+    leaders: dict[bytes, int] = {}
+    begun = [(row[:count], places[:count]) for row, places, count in zip(ids, where, last + 1 + first, strict=True)]
+    contents = [row.numpy().tobytes() + places.numpy().tobytes() for row, places in begun]
+    leader = [leaders.setdefault(content, stream) for stream, content in enumerate(contents)]
     return Streams(
         ids.to(device),
         where.to(device),
         last.to(device),
         num_codes=grids.prod(1).to(device),
+        first=first.to(device),
+        end=end.to(device),
         columns=grids[:, 1].to(device),
         owner=torch.tensor(owner, device=device),
         leader=torch.tensor(leader, device=device),
@@ -204,15 +219,15 @@ def open_streams(
 
 
 def prefill(transformer: Transformer, streams: Streams, cache: Cache, known: int = 0) -> None:
-    """Reads all prefixes in one pass, each once, but for the last id of each, with which drawing begins, and for the
-    `known` first ids of the first.
+    """Reads all prefixes in one pass, each once, and what codes are given before the first that is drawn; but for the
+    last id of each, with which drawing begins, and for the `known` first ids of the first.
 
     After a shorter prefix it reads guesses too; they are read again before anything attends to them.
     """
-    start = torch.zeros_like(streams.last)
+    start, last = torch.zeros_like(streams.last), streams.last + streams.first
     start[0] = known
-    limit = int(streams.last.max())
-    slots = start[:, None] + torch.arange(int((streams.last - start).max()), device=start.device)
+    limit = int(last.max())
+    slots = start[:, None] + torch.arange(int((last - start).max()), device=start.device)
     slots = slots.clamp(max=streams.ids.shape[1] - 1)
     leaders, follows = streams.leader.unique(return_inverse=True)
     if known or len(leaders) == len(follows):
@@ -445,13 +460,14 @@ def draw_images(
         streams,
         choice_of(rows, streams, vocabulary.image_block),
         transformer.new_cache(*streams.ids.shape),
-        torch.zeros(len(rows), dtype=torch.long, device=device),
+        streams.first[: len(rows)].clone(),
         torch.full((len(rows),), _NOWHERE, device=device),
     )
-    longest, most = int(lengths.max()), int(sizes.max())
-    own = lengths[:batch, None] + torch.arange(most, device=device)
+    first, end = streams.first[: len(rows)], streams.end[: len(rows)]
+    longest, most = int((lengths + streams.first).max()), int((end - first).max())
+    own = lengths[:batch, None] + torch.arange(int(sizes.max()), device=device)
     guided = session.choice.until - lengths[: len(rows)]  # codes of each row
-    most_guided = int(guided.max())
+    most_guided = int((guided - first).max())
     run = partial(step, transformer, vocabulary.image_block, table)
     with nullcontext((session, run)) if engine is None else engine.take(session, run, window) as (session, run):
         known = 0
@@ -470,15 +486,15 @@ def draw_images(
             if window == 1:
                 left, left_guided = most - passes, most_guided - passes
             else:
-                left, left_guided = (int((all_of - session.counts).max()) for all_of in (sizes[: len(rows)], guided))
+                left, left_guided = (int((all_of - session.counts).max()) for all_of in (end, guided))
             if not left or device.type != "cuda":  # else looking would make the host wait
                 _check(session.broken[:batch])
             codes = session.streams.ids[:batch].gather(1, own) - vocabulary.image_start
-            yield Drawn(codes, session.counts[:batch].clone())
+            yield Drawn(codes, torch.where(session.counts < end, session.counts, sizes[: len(rows)])[:batch])
             if left_guided <= 0 and session.choice.guided:
                 session = session.without_guidance()
         if memory is not None:
-            memory.keep(session.cache, session.streams.ids[0, : int(lengths[0] + sizes[0]) - 1])
+            memory.keep(session.cache, session.streams.ids[0, : int(lengths[0] + end[0]) - 1])
 
 
 _NOWHERE = 2**62
@@ -512,7 +528,7 @@ def num_bytes(config: ModelConfig, streams: int, length: int, longest: int, logi
 def _check_memory(transformer: Transformer, streams: Streams, batch: int, window: int, num_codes: int) -> None:
     weight = transformer.embedding.weight
     count, length = streams.ids.shape
-    longest = int(streams.last.max()) + 1
+    longest = int((streams.last + streams.first).max()) + 1
     needed = num_bytes(transformer.config, count, length, longest, batch * window * num_codes, weight.element_size())
     free = free_memory(weight.device)
     if free is not None and needed > free:

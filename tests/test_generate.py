@@ -252,13 +252,38 @@ def test_known_codes_stay_and_the_others_are_drawn_after_them(window: int, draft
     some, none, every = last(draw_images(transformer, TEN, requests, window, table)).codes.view(3, 4, 4).numpy()
     assert (some[known >= 0] == 7).all() and (every.reshape(-1) == free).all()
     assert (some.reshape(-1)[:5] == none.reshape(-1)[:5]).all()  # nothing is known before the sixth
-    codes = torch.from_numpy(some)[None]
-    conditional, unconditional = (uncached_logits(transformer, TEN, s, codes) for s in (text(1), []))
-    guided = unconditional + 2.0 * (conditional - unconditional)
-    places = torch.arange(16) + 5
-    row = [torch.full((16,), value) for value in (3, 0)]
-    expected = draw(guided[0], stack([config]).repeat(16), *row, places, torch.arange(10) + TEN.image_start)
-    assert (expected - TEN.image_start)[known.reshape(-1) < 0].tolist() == some[known < 0].tolist()
+    assert (after(transformer, requests[0], some) == some)[known < 0].all()
+
+
+def after(transformer: Transformer, request: ImageRequest, codes: np.ndarray) -> np.ndarray:
+    """What is drawn for each place after the codes before it, from whole sequences; guidance is 2."""
+    own, other = (uncached_logits(transformer, TEN, s, torch.from_numpy(codes)[None]) for s in (request.segments, []))
+    places = torch.arange(codes.size) + len(open_image(request.segments, request.grid, TEN, "grid")[0].ids)
+    seeds, samples = (torch.full((codes.size,), value) for value in (request.seed, request.sample))
+    settings = stack([request.sampling]).repeat(codes.size)
+    drawn = draw((other + 2.0 * (own - other))[0], settings, seeds, samples, places, torch.arange(10) + TEN.image_start)
+    return drawn.view(request.grid).numpy() - TEN.image_start
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_codes_given_before_the_first_drawn_one_and_after_the_last_take_no_pass(
+    window: int, tiny_transformer: Callable
+):
+    transformer = tiny_transformer(TEN.size, seed=5)
+    rng, config = np.random.default_rng(0), SamplingConfig(guidance=2.0, temperature=0.7)
+    requests = []
+    for number, hole in enumerate([np.s_[1:3, 1:3], np.s_[0, 1:4], np.s_[3, 3]]):
+        known = rng.integers(0, 10, (4, 4))
+        known[hole] = -1
+        requests.append(ImageRequest(text(*range(number + 1)), (4, 4), config, 3, number, known=known))
+    assert [request.span for request in requests] == [(5, 11), (1, 4), (15, 16)]
+    passes = list(draw_images(transformer, TEN, requests, window))
+    assert len(passes) == 6 if window == 1 else len(passes) <= 6
+    assert passes[-1].counts.tolist() == [16, 16, 16]
+    for request, codes in zip(requests, passes[-1].codes.view(3, 4, 4).numpy(), strict=True):
+        hidden = request.known < 0
+        assert (codes == request.known)[~hidden].all()
+        assert (after(transformer, request, codes) == codes)[hidden].all()
 
 
 @pytest.mark.parametrize("window", [1, 3])
