@@ -121,7 +121,8 @@ def measure(plantain: Any, batch_size: int, rounds: int, seed: int, skipped: Seq
         RuntimeError: In fp32, two contestants that should draw the same pictures did not.
     """
     from model.engine import Engine
-    from model.generate import draw_images, jacobi_window, open_image
+    from model.generate import draw_images, jacobi_window
+    from model.streams import open_image
     from sample import DEMO
 
     grid = plantain.grids[0]
@@ -197,7 +198,8 @@ def clock(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 @torch.inference_mode()
 def naive(plantain: Any, requests: Sequence[Any]) -> torch.Tensor:
     """Sequential decoding that reads every sequence from its beginning for each code."""
-    from model.generate import choice_of, choose, open_streams
+    from model.generate import choice_of, choose
+    from model.streams import open_streams
 
     transformer, vocabulary = plantain.transformer, plantain.vocabulary
     streams = open_streams(requests, vocabulary, transformer.config.positions, plantain.device, padding=0)

@@ -191,8 +191,8 @@ def _dialogue(plantain: Any, cases: Cases, seed: int, settings: dict[str, Any]) 
     from data.shapes.questions import sample_questions, write_question
     from model.best import draw_best
     from model.drawing import Generation
-    from model.generate import ImageRequest, guides_of, insisting
     from model.reading import write
+    from model.request import ImageRequest, guides_of, insisting
     from model.sampling import SamplingConfig
     from model.write import TextRequest
     from tasks.conversation import again, line

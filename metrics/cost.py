@@ -14,7 +14,7 @@ from torch import nn
 
 from diffusion.flow import FlowSampling, num_passes
 from diffusion.network import flops
-from model.generate import ImageRequest
+from model.request import ImageRequest
 from model.sampling import SamplingConfig
 from model.transformer import ModelConfig
 from tokenizer.vocabulary import Vocabulary

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from model.drawing import Generation, draw
-from model.generate import ImageRequest
 from model.reading import description_scores, write
+from model.request import ImageRequest
 from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods
 from tasks.conversation import LINE_BREAK, describing

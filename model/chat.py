@@ -8,8 +8,8 @@ import numpy as np
 
 from model.best import Effort, draw_best
 from model.cache import Memory
-from model.generate import ImageRequest, guides_of, insisting
 from model.reading import write
+from model.request import ImageRequest, guides_of, insisting
 from model.sampling import SamplingConfig
 from model.write import TextRequest
 from tasks.conversation import again, line, shown

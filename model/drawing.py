@@ -13,7 +13,8 @@ from torch import Tensor
 
 from data.pictures import by_shape, to_pixels
 from model.cache import Memory
-from model.generate import Drawn, ImageRequest, draw_images, jacobi_window
+from model.generate import Drawn, draw_images, jacobi_window
+from model.request import ImageRequest
 from model.sampling import SamplingConfig
 from tokenizer.sequence import ImageSegment, pack
 

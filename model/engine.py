@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model.generate import ImageRequest, Session, step
+from model.generate import Session, step
+from model.request import ImageRequest
 
 Run = Callable[[Session, int, int], None]
 

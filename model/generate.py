@@ -12,210 +12,26 @@ Rows of a batch are independent: each has its own prompt, grid, settings, seed a
 would alone.
 """
 
-import math
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from model import draft
 from model.cache import Cache, Memory
-from model.sampling import SamplingConfig, Settings, draw, stack
+from model.request import ImageRequest, with_guides
+from model.sampling import Settings, draw, stack
+from model.streams import Streams, open_streams
 from model.transformer import ModelConfig, Transformer
 from runtime.device import free_memory
-from tokenizer.sequence import ImageSegment, Packed, Positions, Segment, pack
 from tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from model.engine import Engine
-
-
-class Guide(NamedTuple):
-    """A sequence that is read beside a picture's own, to push the picture away from it or towards it."""
-
-    # what comes before the picture in this sequence
-    segments: Sequence[Segment]
-    # share of its hidden states in what is drawn from; the picture's own sequence has the rest of one
-    weight: float
-
-
-@dataclass(frozen=True, eq=False)
-class ImageRequest:
-    """One picture to draw: what comes before it, its size, how its codes are chosen, and which noise it gets."""
-
-    # the condition, in reading order; empty for an unconditional picture
-    segments: Sequence[Segment]
-    # (rows, columns) of codes
-    grid: tuple[int, int]
-    sampling: SamplingConfig
-    # chosen by the user
-    seed: int
-    # number of this picture under the seed
-    sample: int
-    # by default one without the condition, as the settings' guidance says
-    guides: Sequence[Guide] | None = None
-    # codes that are not drawn but given, -1 where one is to be drawn
-    known: Int[np.ndarray, "h w"] | None = None
-
-    @property
-    def guiding(self) -> Sequence[Guide]:
-        """The guides, each of which costs another stream."""
-        if self.sampling.guidance_until == 0:
-            return ()
-        return guides_of(self.sampling.guidance) if self.guides is None else self.guides
-
-    @property
-    def num_guided(self) -> int:
-        """How many of its codes are guided, from the first on."""
-        return math.ceil(self.sampling.guidance_until * self.grid[0] * self.grid[1]) if self.guiding else 0
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The first of its codes that is drawn, and the end of the last one; where all are given, those of the last."""
-        size = self.grid[0] * self.grid[1]
-        drawn = range(size) if self.known is None else np.flatnonzero(self.known < 0)
-        return (int(drawn[0]), int(drawn[-1]) + 1) if len(drawn) else (size - 1, size)
-
-
-def guides_of(
-    guidance: float, without: Sequence[Segment] = (), between: Sequence[Segment] = (), between_guidance: float = 1.0
-) -> tuple[Guide, ...]:
-    """What to read beside a whole condition so that its picture is pushed away from others.
-
-    Args:
-        guidance: The picture's states are pushed this many times their distance away from those before them.
-        without: The condition without what is to be insisted on; or what is not wanted, a negative prompt.
-        between: More than `without` and less than the condition, such as the pictures of an edit alone; empty for none.
-        between_guidance: As `guidance`, of the states of `between` away from those of `without`.
-
-    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", equation 6; Brooks, Holynski and Efros,
-    "InstructPix2Pix", equation 3 (with `between`).
-    """
-    if not between:
-        return (Guide(without, 1 - guidance),) if guidance != 1 else ()
-    guides = Guide(between, between_guidance - guidance), Guide(without, 1 - between_guidance)
-    return tuple(guide for guide in guides if guide.weight)
-
-
-def insisting(sampling: SamplingConfig, less: Sequence[Sequence[Segment]]) -> tuple[Guide, ...]:
-    """What to read beside a whole condition so that its words each count, also where they never stood together.
-
-    A model that never saw yellow rings draws a green ring or a yellow circle: each of the words gives way to what is
-    likely. Pushed away from a ring of any colour, and from any yellow shape, it draws what both say.
-
-    Args:
-        sampling: How much, see `insistence`.
-        less: The condition without some of its words, in each way.
-
-    Source: Liu et al., "Compositional Visual Generation with Composable Diffusion Models", 2022, of several conditions
-    that each push.
-    """
-    return tuple(Guide(segments, -sampling.insistence) for segments in less)
-
-
-class Drawn(NamedTuple):
-    """Pictures as far as they have come."""
-
-    # in raster order; row i is final up to counts[i], then it is guesses, and padding after its last code
-    codes: Int[Tensor, "b n"]
-    # how many codes of each picture are final
-    counts: Int[Tensor, " b"]
-
-
-class Streams(NamedTuple):
-    """What is read: a sequence for each request, then the first guides of those that have any, then second ones, ..."""
-
-    # prefixes, then codes as far as they are given, drawn or guessed, then padding
-    ids: Int[Tensor, "s t"]
-    positions: Int[Tensor, "s t 2"]
-    # index of the last id before the codes
-    last: Int[Tensor, " s"]
-    num_codes: Int[Tensor, " s"]
-    # of the codes, the first that is drawn, and the end of the last one
-    first: Int[Tensor, " s"]
-    end: Int[Tensor, " s"]
-    columns: Int[Tensor, " s"]
-    # the request that a stream belongs to
-    owner: Int[Tensor, " s"]
-    # the first of the streams that are the same up to the first code that is drawn
-    leader: Int[Tensor, " s"]
-    # ids that are given rather than drawn, -1 elsewhere; None where all are drawn
-    known: Int[Tensor, "s t"] | None
-
-
-def open_image(
-    segments: Sequence[Segment], grid: tuple[int, int], vocabulary: Vocabulary, positions: Positions
-) -> tuple[Packed, Int[np.ndarray, "n 2"]]:
-    """The sequence up to the first code of an image of `grid` (rows, columns), and the positions of its codes.
-
-    The image is packed with codes of zero and cut off before them, so that there is one layout only.
-    """
-    blank = ImageSegment(np.zeros(grid, dtype=np.int64))
-    packed = pack([*segments, blank], vocabulary, positions, end=False)
-    start = len(packed.ids) - blank.codes.size - 1
-    return Packed(*(part[:start] for part in packed)), packed.positions[start:-1]
-
-
-def open_streams(
-    requests: Sequence[ImageRequest],
-    vocabulary: Vocabulary,
-    positions: Positions,
-    device: torch.device,
-    padding: int,
-    length: int = 0,
-) -> Streams:
-    """Lays out all sequences, with room for the longest prefix and the largest grid, or for `length` ids if that is
-    more, and for `padding` ids after them."""
-    conditions = [(index, request.segments) for index, request in enumerate(requests)]
-    for rank, rows in enumerate(_guided(requests)):
-        conditions += [(index, requests[index].guiding[rank].segments) for index in rows]
-    owner = [index for index, _ in conditions]
-    layouts: dict[tuple[int, tuple[int, int]], tuple[Packed, np.ndarray]] = {}
-    opened = []
-    for index, segments in conditions:
-        key = id(segments), requests[index].grid
-        if key not in layouts:
-            layouts[key] = open_image(segments, requests[index].grid, vocabulary, positions)
-        opened.append(layouts[key])
-    needed = max(len(prefix.ids) for prefix, _ in opened) + max(len(places) for _, places in opened)
-    total = max(needed, length) + padding
-    ids = torch.full((len(owner), total), vocabulary.image_start)
-    known = torch.full_like(ids, -1)
-    where = torch.zeros(len(owner), total, 2, dtype=torch.long)
-    for stream, (prefix, places) in enumerate(opened):
-        ids[stream, : len(prefix.ids)] = torch.from_numpy(prefix.ids)
-        whole = np.concatenate([prefix.positions, places])
-        where[stream, : len(whole)] = torch.from_numpy(whole)
-        given = requests[owner[stream]].known
-        if given is not None:
-            as_ids = np.where(given < 0, -1, given + vocabulary.image_start)
-            known[stream, len(prefix.ids) : len(whole)] = torch.from_numpy(as_ids.reshape(-1))
-    ids = torch.where(known < 0, ids, known)
-    last = torch.tensor([len(prefix.ids) - 1 for prefix, _ in opened])
-    grids = torch.tensor([requests[index].grid for index in owner])
-    first, end = torch.tensor([requests[index].span for index in owner]).unbind(1)
-    leaders: dict[bytes, int] = {}
-    begun = [(row[:count], places[:count]) for row, places, count in zip(ids, where, last + 1 + first, strict=True)]
-    contents = [row.numpy().tobytes() + places.numpy().tobytes() for row, places in begun]
-    leader = [leaders.setdefault(content, stream) for stream, content in enumerate(contents)]
-    return Streams(
-        ids.to(device),
-        where.to(device),
-        last.to(device),
-        num_codes=grids.prod(1).to(device),
-        first=first.to(device),
-        end=end.to(device),
-        columns=grids[:, 1].to(device),
-        owner=torch.tensor(owner, device=device),
-        leader=torch.tensor(leader, device=device),
-        known=known.to(device) if (known >= 0).any() else None,
-    )
 
 
 def prefill(transformer: Transformer, streams: Streams, cache: Cache, known: int = 0) -> None:
@@ -269,7 +85,7 @@ def choice_of(requests: Sequence[ImageRequest], streams: Streams, block: slice) 
     device = streams.ids.device
     names = ("seed", "sample", "num_guided")
     seeds, samples, until = (torch.tensor([getattr(row, name) for row in requests], device=device) for name in names)
-    guided = _guided(requests)
+    guided = with_guides(requests)
     weights = [[requests[row].guiding[rank].weight for row in rows] for rank, rows in enumerate(guided)]
     return Choice(
         stack([request.sampling for request in requests], device),
@@ -280,12 +96,6 @@ def choice_of(requests: Sequence[ImageRequest], streams: Streams, block: slice) 
         streams.last[: len(requests)] + 1 + until,
         torch.arange(block.start, block.stop, device=device),
     )
-
-
-def _guided(requests: Sequence[ImageRequest]) -> list[list[int]]:
-    """The requests that have a first guide, those that have a second one, ..."""
-    counts = [len(request.guiding) for request in requests]
-    return [[index for index, count in enumerate(counts) if count > rank] for rank in range(max(counts))]
 
 
 def guided(choice: Choice, hidden: Float[Tensor, "s w d"], places: Int[Tensor, "b w"]) -> Float[Tensor, "b w d"]:
@@ -410,6 +220,15 @@ def step(
     drawn = _keep_known(streams.known, places, drawn)
     session.broken.copy_(torch.minimum(session.broken, places.masked_fill(finite, _NOWHERE).amin(1)))
     settle(session, slots + 1, drawn, table)
+
+
+class Drawn(NamedTuple):
+    """Pictures as far as they have come."""
+
+    # in raster order; row i is final up to counts[i], then it is guesses, and padding after its last code
+    codes: Int[Tensor, "b n"]
+    # how many codes of each picture are final
+    counts: Int[Tensor, " b"]
 
 
 @torch.inference_mode()

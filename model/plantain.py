@@ -11,9 +11,9 @@ from jaxtyping import Bool, Int
 
 from model.best import DESCRIPTION_TEMPERATURE, Effort, describe_best, draw_best
 from model.drawing import DrawOptions, Generation, Progress, draw, numbers_of, stream
-from model.generate import ImageRequest, guides_of, insisting
 from model.pretrained import Drawing, Pretrained
 from model.reading import description_scores, write
+from model.request import ImageRequest, guides_of, insisting
 from model.sampling import SamplingConfig
 from model.write import TextRequest, log_likelihoods
 from tasks.conversation import DESCRIBE, asking, editing, inpainting
@@ -371,7 +371,7 @@ class Plantain(Pretrained):
         negative: str | None = None,
         first: int | Sequence[int] = 0,
     ) -> list[ImageRequest]:
-        """What model.generate is asked for: for each prompt, one request for every picture; see `generate`."""
+        """What is asked for: for each prompt, one request for every picture; see `generate`."""
         if num_images < 1:
             raise ValueError(f"num_images is {num_images}, but must be at least 1")
         if not 0 <= seed < 2**63:

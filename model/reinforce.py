@@ -32,9 +32,11 @@ from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
 from data.pictures import to_images
 from data.shapes.source import Shapes, ShapesConfig
 from model.drawing import draw
-from model.generate import ImageRequest, choice_of, guided, open_streams
+from model.generate import choice_of, guided
 from model.objective import sample_prompts
 from model.plantain import Plantain
+from model.request import ImageRequest
+from model.streams import open_streams
 from model.transformer import Transformer
 from runtime.config import to_dict
 from runtime.loop import LoopConfig

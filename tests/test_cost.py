@@ -11,8 +11,10 @@ from diffusion.flow import FlowSampling, num_passes
 from diffusion.network import flops
 from metrics.cost import cache_bytes, flops_of_codes, flops_of_flow, num_guided, parameters, passes_of_codes, timings
 from model import Plantain
-from model.generate import Guide, ImageRequest, draw_images, open_image
+from model.generate import draw_images
+from model.request import Guide, ImageRequest
 from model.sampling import SamplingConfig
+from model.streams import open_image
 from tokenizer.sequence import TextSegment
 
 ROOT = Path(__file__).parent.parent

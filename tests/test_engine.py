@@ -8,7 +8,8 @@ import torch
 
 from model.draft import learn
 from model.engine import Engine
-from model.generate import ImageRequest, draw_images
+from model.generate import draw_images
+from model.request import ImageRequest
 from model.sampling import SamplingConfig
 from tokenizer.sequence import TextSegment
 from tokenizer.vocabulary import TEXT_START, Vocabulary

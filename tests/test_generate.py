@@ -15,18 +15,10 @@ import torch
 import model.generate
 from model.cache import Memory
 from model.draft import learn
-from model.generate import (
-    Drawn,
-    Guide,
-    ImageRequest,
-    draw_images,
-    guides_of,
-    insisting,
-    jacobi_window,
-    num_bytes,
-    open_image,
-)
+from model.generate import Drawn, draw_images, jacobi_window, num_bytes
+from model.request import Guide, ImageRequest, guides_of, insisting
 from model.sampling import SamplingConfig, draw, filter_logits, stack
+from model.streams import open_image
 from model.transformer import Transformer
 from tokenizer.sequence import ImageSegment, Segment, TextSegment, pack, unpack
 from tokenizer.vocabulary import TEXT_START, Vocabulary

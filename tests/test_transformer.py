@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from model.cache import Cache
-from model.generate import ImageRequest, open_streams, prefill, read
+from model.generate import prefill, read
+from model.request import ImageRequest
 from model.sampling import SamplingConfig
+from model.streams import open_streams
 from model.transformer import ModelConfig, Transformer, rotate, rotation
 from tokenizer.sequence import ImageSegment, TextSegment, pack
 from tokenizer.vocabulary import TEXT_START, Vocabulary
