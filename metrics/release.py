@@ -90,6 +90,8 @@ def _gathered(runs: Sequence[Path]) -> "Plantain":
     for run in runs:
         if run in summaries:
             name = run.parent.name if run.name == "model" and run != model else run.name
+            while name in plantain.card:  # of a run before, which is not to be forgotten
+                name = f"{run.parent.name}-{name}"
             plantain.card[name] = summaries[run]
         else:
             plantain.card |= _shipped(run, whole=run in begun_as)

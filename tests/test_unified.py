@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.pictures import to_images
-from metrics.release import _keep, _shipped, main
+from metrics.release import _gathered, _keep, _shipped, main
 from model import Plantain
 from model.objective import ModelTraining, NextIdObjective
 from model.sampling import SamplingConfig
@@ -111,6 +111,12 @@ def test_a_card_tells_of_a_shipped_model_only_where_a_run_began_with_it(tmp_path
     (tmp_path / "old/config.json").write_text(json.dumps({"card": card}))
     assert _shipped(tmp_path / "old", whole=False) == {"tokenizer": {"steps": 1}, "decoder": {"steps": 2}}
     assert list(_shipped(tmp_path / "old", whole=True)) == ["tokenizer", "decoder", "older"]
+
+
+def test_a_card_forgets_no_run_for_another_of_its_name(folder: Path, first: Path):
+    _gathered([folder / "tokenizer", first.parent]).save_pretrained(folder / "once")
+    later = train(config(folder, "later/first", start=str(folder / "once")))
+    assert list(_gathered([folder / "once", later.parent]).card) == ["first", "later-first"]
 
 
 def test_a_release_moves_weights_back_to_those_that_training_began_with(first: Path):
