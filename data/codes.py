@@ -101,15 +101,7 @@ def encode_source(
             generator=torch.Generator(),  # else iter() would draw from the one that initialises the model
         )
         for batch in tqdm(batches, desc="encoding", unit_scale=batch_size, unit="image"):
-            told = [*batch.rows, *(row["edited"] for row in batch.rows if "edited" in row)]
-            for places, pixels in batch.pictures:
-                images = to_images(pixels.numpy()).to(device)
-                parts = {"codes": tokenizer.encode(images).cpu().numpy()}
-                if features:
-                    parts["features"] = rearrange(tokenizer.features(images), "b c h w -> b (h w c)").cpu().numpy()
-                for number, place in enumerate(places):
-                    told[place] |= {name: part[number] for name, part in parts.items()}
-            yield from batch.rows
+            yield from _encoded(batch, tokenizer, device, features)
 
     # The finished folder appears by one rename: a run that is killed while encoding leaves no half cache behind.
     beside = cache / f".{name}.{os.getpid()}"
@@ -123,6 +115,11 @@ def encode_source(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return datasets.Dataset.load_from_disk(str(folder))
+
+
+def encode_examples(examples: Sequence[Example], tokenizer: "ImageTokenizer", device: torch.device) -> list[Encoded]:
+    """A few examples, as `encode_source` encodes all."""
+    return [Encoded.of(row) for row in _encoded(_stack(examples), tokenizer, device)]
 
 
 class _Batch(NamedTuple):
@@ -143,6 +140,21 @@ def _stack(examples: Sequence[Example]) -> _Batch:
             row |= {"instruction": example.edit.instruction, "edited": _row(example.edit.result)}
     stacks = [(places, np.stack([pictures[place] for place in places])) for places in by_shape(pictures)]
     return _Batch(rows, [(places, torch.from_numpy(stack)) for places, stack in stacks])
+
+
+def _encoded(
+    batch: _Batch, tokenizer: "ImageTokenizer", device: torch.device, features: bool = False
+) -> list[dict[str, Any]]:
+    """The batch's rows, with the codes of their pictures."""
+    told = [*batch.rows, *(row["edited"] for row in batch.rows if "edited" in row)]
+    for places, pixels in batch.pictures:
+        images = to_images(pixels.numpy()).to(device)
+        parts = {"codes": tokenizer.encode(images).cpu().numpy()}
+        if features:
+            parts["features"] = rearrange(tokenizer.features(images), "b c h w -> b (h w c)").cpu().numpy()
+        for number, place in enumerate(places):
+            told[place] |= {name: part[number] for name, part in parts.items()}
+    return batch.rows
 
 
 def _row(example: Example) -> dict[str, Any]:

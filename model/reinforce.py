@@ -9,8 +9,11 @@ right of some pictures of a prompt becomes right of most.
 Of codes that look alike a verdict says nothing of which, so what is made likelier may be the look of a code, whichever
 code has it: what chance decides between look-alikes then moves no weights.
 
+What no verdict tells of is forgotten, so other abilities may be learnt beside, from true examples.
+
 Sources: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019, equation 8. Casella and
-Robert, "Rao-Blackwellisation of sampling schemes", 1996, for looks.
+Robert, "Rao-Blackwellisation of sampling schemes", 1996, for looks. Ouyang et al., "Training language models to follow
+instructions with human feedback", 2022, equation 2, for what is learnt beside.
 """
 
 import re
@@ -29,20 +32,36 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
 
+from data.codes import encode_examples
 from data.pictures import to_images
 from data.shapes.source import Shapes, ShapesConfig
 from model.drawing import draw
 from model.generate import choice_of, guided
-from model.objective import sample_prompts
+from model.objective import LanguageModel, batch_of, sample_prompts
 from model.plantain import Plantain
 from model.request import ImageRequest
 from model.streams import open_streams
 from model.transformer import Transformer
 from runtime.config import to_dict
 from runtime.loop import LoopConfig
-from tasks.mixture import hole
+from tasks.mixture import Mixture, Telling, check, hole, tell
 from tokenizer.image import ImageTokenizer
+from tokenizer.sequence import pack
 from tokenizer.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is learnt from the true examples of which pictures are drawn, so that it is not forgotten meanwhile."""
+
+    # which abilities, in which shares
+    mixture: Mixture
+    # what the mean loss of an id counts, beside one for the log probability of a picture
+    weight: float = 1.0
+    # see model.objective.ModelTraining
+    text_weight: float = 0.1
+    answer_weight: float = 1.0
+    caption_dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,8 @@ class Reinforcement:
     shortest: int = 0
     # regular expression that each prompt has to match somewhere, to ask for what mostly comes out wrong
     stating: str = ""
+    # by default nothing
+    beside: Beside | None = None
     # looks that the codes are sorted into, 0 for as many as codes: of which code has a look verdicts then say nothing
     num_looks: int = 0
     # pictures that are drawn at once; half as many, with their guides, are read at once
@@ -101,8 +122,8 @@ class Attempt(NamedTuple):
 class Policy(nn.Module):
     """The transformer and its loss: what it draws of examples, weighed by how it compares with its other pictures.
 
-    `attempt` draws with the same transformer. It is a function and no method, since the average of the weights is made
-    from a copy of all that this holds.
+    `attempt` draws with the same transformer; `beside` is another loss of it. They are functions and no methods, since
+    the average of the weights is made from a copy of all that this holds.
     """
 
     def __init__(
@@ -112,10 +133,11 @@ class Policy(nn.Module):
         attempt: Callable[[list[int], int], Attempt],
         at_once: int,
         looks: Int[Tensor, " codes"] | None,
+        beside: Callable[[Transformer, list[int], int], Tensor] | None,
     ) -> None:
         super().__init__()
         self.transformer, self.vocabulary, self.attempt, self.at_once = transformer, vocabulary, attempt, at_once
-        self.looks = looks
+        self.looks, self.beside = looks, beside
 
     def forward(self, examples: Int[Tensor, " n"], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         requests, codes, right = self.attempt(examples.tolist(), step)
@@ -129,8 +151,11 @@ class Policy(nn.Module):
             asked, drawn = zip(*((requests[each], codes[each]) for each in some), strict=True)
             likely = log_probabilities(self.transformer, self.vocabulary, asked, drawn, self.looks)
             loss = loss - (better[some] * likely).sum()
-        figures = {"right": right.mean(), "telling": (better != 0).float().mean()}
-        return loss / len(requests), figures
+        loss, figures = loss / len(requests), {"right": right.mean(), "telling": (better != 0).float().mean()}
+        if self.beside is not None:
+            learnt = self.beside(self.transformer, examples.tolist(), step)
+            loss, figures = loss + learnt, figures | {"beside": learnt.detach()}
+        return loss, figures
 
 
 def log_probabilities(
@@ -226,7 +251,8 @@ class ReinforcedObjective:
             return self.attempt(numbers, step)
 
         looks = looks_of(self.plantain.image_tokenizer, config.num_looks) if config.num_looks else None
-        self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once, looks)
+        beside = None if config.beside is None else _beside(config, self.source, self.plantain)
+        self.model = Policy(transformer, self.plantain.vocabulary, attempt, config.at_once, looks, beside)
 
     def requests(self, number: int, step: int) -> list[ImageRequest]:
         """What is asked for of an example at a step: pictures of its caption, of which a part may be given."""
@@ -300,6 +326,33 @@ class ReinforcedObjective:
         plantain = copy(self.plantain)
         plantain.transformer = model.transformer
         return plantain
+
+
+def _beside(
+    config: Reinforcement, source: Shapes, plantain: Plantain
+) -> Callable[[Transformer, list[int], int], Tensor]:
+    """The loss of predicting what is told of true examples.
+
+    Raises:
+        ValueError: The examples have nothing of which an ability could be learnt.
+    """
+    learnt, vocabulary, tokenizer = config.beside, plantain.vocabulary, plantain.image_tokenizer
+    assert learnt is not None
+    telling = Telling(plantain.text_tokenizer.encode, said=learnt.text_weight, written=learnt.answer_weight)
+    check(learnt.mixture, encode_examples([source[0]], tokenizer, plantain.device)[0])
+
+    def loss(transformer: Transformer, numbers: list[int], step: int) -> Tensor:
+        examples = encode_examples([source[number] for number in numbers], tokenizer, plantain.device)
+        sequences = []
+        for number, example in zip(numbers, examples, strict=True):
+            place = (config.loop.seed, step, number)
+            rngs = np.random.default_rng((*place, 1)), np.random.default_rng((*place, 2))
+            segments = tell(example, learnt.mixture, telling, learnt.caption_dropout, *rngs)
+            sequences.append(pack(segments, vocabulary, transformer.config.positions))
+        batch = {name: part.to(plantain.device) for name, part in batch_of(sequences).items()}
+        return learnt.weight * LanguageModel(transformer, vocabulary, z_loss=0.0)(**batch, step=step)[0]
+
+    return loss
 
 
 def _alike(requests: Sequence[ImageRequest], places: Sequence[int], at_once: int) -> list[list[int]]:

@@ -161,6 +161,20 @@ def test_where_all_codes_look_alike_there_is_nothing_to_learn(begun: Path, monke
         assert figures["telling"] > 0 and (loss.abs() > 0.01) == learns
 
 
+def test_beside_verdicts_a_run_learns_from_true_examples(begun: Path, monkeypatch: pytest.MonkeyPatch):
+    class Wrong:
+        ok = False
+
+    monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Wrong)  # so verdicts teach nothing
+    beside = dict(mixture=dict(text_to_image=1, describe=1), answer_weight=5.0)
+    train(run(begun, "beside", beside=beside, num_samples=0))
+    lines = [json.loads(line) for line in (begun / "beside/metrics.jsonl").read_text().splitlines()]
+    losses = [line["beside"] for line in lines if line["part"] == "train"]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    with pytest.raises(ValueError, match="ask"):  # of examples without questions
+        run(begun, "asked", beside=dict(mixture=dict(ask=1))).build(torch.device("cpu"))
+
+
 def test_a_run_that_is_stopped_and_started_again_ends_alike(begun: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
     whole = train(run(begun, "whole", dict(num_steps=4, save_every=2), num_samples=0))
