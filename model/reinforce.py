@@ -9,7 +9,7 @@ right of some pictures of a prompt becomes right of most.
 Of codes that look alike a verdict says nothing of which, so what is made likelier may be the look of a code, whichever
 code has it: what chance decides between look-alikes then moves no weights.
 
-What no verdict tells of is forgotten, so other abilities may be learnt beside, from true examples.
+What no verdict tells of may be forgotten, so other abilities can be learnt beside, from true examples.
 
 Sources: Kool, van Hoof and Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019, equation 8. Casella and
 Robert, "Rao-Blackwellisation of sampling schemes", 1996, for looks. Ouyang et al., "Training language models to follow
@@ -37,7 +37,7 @@ from data.pictures import to_images
 from data.shapes.source import Shapes, ShapesConfig
 from model.drawing import draw
 from model.generate import choice_of, guided
-from model.objective import LanguageModel, batch_of, sample_prompts
+from model.objective import LanguageModel, ModelTraining, batch_of, sample_prompts
 from model.plantain import Plantain
 from model.request import ImageRequest
 from model.streams import open_streams
@@ -61,7 +61,6 @@ class Beside:
     # see model.objective.ModelTraining
     text_weight: float = 0.1
     answer_weight: float = 1.0
-    caption_dropout: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -347,7 +346,7 @@ def _beside(
         for number, example in zip(numbers, examples, strict=True):
             place = (config.loop.seed, step, number)
             rngs = np.random.default_rng((*place, 1)), np.random.default_rng((*place, 2))
-            segments = tell(example, learnt.mixture, telling, learnt.caption_dropout, *rngs)
+            segments = tell(example, learnt.mixture, telling, ModelTraining.caption_dropout, *rngs)
             sequences.append(pack(segments, vocabulary, transformer.config.positions))
         batch = {name: part.to(plantain.device) for name, part in batch_of(sequences).items()}
         return learnt.weight * LanguageModel(transformer, vocabulary, z_loss=0.0)(**batch, step=step)[0]
