@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch.vector_quantize_pytorch import kmeans
 
 from data.codes import encode_examples
@@ -148,7 +149,9 @@ class Policy(nn.Module):
         loss = torch.zeros((), device=right.device)
         for some in _alike(requests, telling, max(self.at_once // 2, 1)):
             asked, drawn = zip(*((requests[each], codes[each]) for each in some), strict=True)
-            likely = log_probabilities(self.transformer, self.vocabulary, asked, drawn, self.looks)
+            read = (self.transformer, self.vocabulary, asked, drawn, self.looks)
+            # read again where it is learnt from: all that tells at once would outgrow memory
+            likely = checkpoint(log_probabilities, *read, use_reentrant=False)
             loss = loss - (better[some] * likely).sum()
         loss, figures = loss / len(requests), {"right": right.mean(), "telling": (better != 0).float().mean()}
         if self.beside is not None:
