@@ -8,7 +8,7 @@ import pytest
 from data.shapes.checker import Parsed, check, components, parse, same_scene
 from data.shapes.programs import Background, Inventory, Kind, Program, Relation, holds
 from data.shapes.render import render
-from data.shapes.scene import BACKGROUNDS, COLOURS, WORLDS, Object, Scene, World, sample_scene
+from data.shapes.scene import BACKGROUNDS, WORLDS, Object, Scene, World, sample_scene
 from data.shapes.source import Shapes, ShapesConfig
 
 WORLD = World()
@@ -67,6 +67,9 @@ DAMAGES = (
         ("shapes64", 64, HALVED, 1.0),
         ("shapes64", 32, CLEAN, 1.0),
         ("shapes64", 256, CLEAN, 1.0),
+        ("tints64", 64, CLEAN, 1.0),
+        ("tints64", 64, BLUR, 1.0),
+        ("tints64", 64, NOISE, 1.0),
         ("shapes32", 32, CLEAN, 1.0),
         ("shapes32", 32, BLUR, 0.98),
         ("shapes32", 32, NOISE, 1.0),
@@ -103,7 +106,7 @@ def test_a_picture_of_another_aspect_shows_another_scene():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("shapes32", 32)])
+@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("tints64", 64), ("shapes32", 32)])
 def test_ten_thousand_pictures_read_back_as_their_scenes(world, size):
     world = WORLDS[world]
     assert all(same_scene(parse(render(scene, size), world), scene) for scene in scenes(10_000, world, seed=1))
@@ -117,7 +120,7 @@ def test_every_picture_satisfies_its_own_caption():
             assert verdict.ok and all(verdict.facts.values()), (example.text, verdict)
 
 
-@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("shapes32", 32)])
+@pytest.mark.parametrize(("world", "size"), [("shapes64", 64), ("tints64", 64), ("shapes32", 32)])
 @pytest.mark.parametrize("frame", [SQUARE, WIDE, TALL])
 def test_changing_any_one_attribute_flips_the_verdict(world, size, frame):
     rng = np.random.default_rng(2)
@@ -128,7 +131,7 @@ def test_changing_any_one_attribute_flips_the_verdict(world, size, frame):
         first = replace(scene.objects[0], radius=radii["small"])  # no change of shape may make two objects touch
         for changed in (
             *(replace(first, shape=shape) for shape in world.shapes if shape != first.shape),
-            *(replace(first, colour=colour) for colour in COLOURS if colour != first.colour),
+            *(replace(first, colour=colour) for colour in world.colours if colour != first.colour),
             *(replace(first, size=name, radius=radius) for name, radius in radii.items() if name != first.size),
         ):
             if rng.random() < 0.4:

@@ -123,7 +123,7 @@ def test_a_change_leaves_the_other_objects_bit_identical_and_the_scene_after_in_
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_picture_after_passes_and_the_picture_before_is_undone_and_preserved(world):
     for before, change, after in drawn(world)[:80]:
-        size = 64 if world == "shapes64" else 32
+        size = int(world[-2:])
         assert check_edit(render(after, size), before, change, WORLDS[world]).ok, change
         undone = check_edit(render(before, size), before, change, WORLDS[world])
         assert (undone.ok, undone.done, undone.preserved) == (False, False, True), change

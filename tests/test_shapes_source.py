@@ -72,7 +72,8 @@ def test_a_fingerprint_changes_with_the_examples_only():
     config = ShapesConfig(num_examples=40, image_size=32)
     fingerprint = Shapes(config).fingerprint
     assert fingerprint == Shapes(config).fingerprint
-    for change in ({"seed": 1}, {"split": "pair"}, {"num_examples": 41}, {"image_size": 48}, {"world": "shapes32"}):
+    changes: list[dict] = [{"seed": 1}, {"split": "pair"}, {"num_examples": 41}, {"image_size": 48}]
+    for change in (*changes, {"world": "shapes32"}, {"world": "tints64"}):
         assert Shapes(replace(config, **change)).fingerprint != fingerprint
 
 

@@ -29,7 +29,7 @@ from data.shapes.programs import (
     fact_verdicts,
     holds,
 )
-from data.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene
+from data.shapes.scene import BACKGROUNDS, PALETTE, SHAPES, SIZES, Scene
 
 WRAPPERS = (
     "",
@@ -60,7 +60,7 @@ RELATION_PHRASES = {"left": "to the left of", "right": "to the right of", "above
 # What can be left out of a caption so that it still is one, its colours or its shapes: each as substitutions of regular
 # expressions, one after another.
 OMISSIONS = (
-    ((rf"\b(?:{'|'.join(COLOURS)}) ", ""),),
+    ((rf"\b(?:{'|'.join(PALETTE)}) ", ""),),
     ((rf"\b(?:{'|'.join(SHAPES)})\b", "shape"), (rf"\b(?:{'|'.join(_PLURALS.values())})\b", "shapes")),
 )
 
@@ -253,5 +253,5 @@ class Reader:
     def kind(self, plural: bool = False) -> Kind:
         """Reads a `noun_phrase`."""
         nouns = _MANY if plural else _SINGULARS
-        size, colour = self.one_of(SIZES), self.one_of(COLOURS)
+        size, colour = self.one_of(SIZES), self.one_of(PALETTE)
         return Kind(nouns[self.need(nouns)], colour, size)

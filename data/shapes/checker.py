@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from data.shapes.programs import Program, fact_verdicts
-from data.shapes.scene import BACKGROUNDS, COLOURS, DISTANCES, Object, Scene, World
+from data.shapes.scene import BACKGROUNDS, COLOURS, DISTANCES, PALETTE, Object, Scene, World
 
 UNKNOWN = "unknown"  # a shape, colour, size or background that is none of the world's
 
@@ -98,7 +98,8 @@ def parse(image: UInt8[np.ndarray, "height width 3"], world: World) -> Parsed:
     height, width = pixels.shape[:2]
     size = min(height, width)
     chroma = pixels @ _CHROMA
-    coverage = chroma @ _HUES.T  # (height, width, colours): by an object of that colour, were it one
+    directions = np.array([PALETTE[name] for name in world.colours]) @ _CHROMA
+    coverage = chroma @ directions.T  # (height, width, colours): by an object of that colour, were it one
     hues = coverage.argmax(-1)
     labels = components(np.where(np.hypot(*chroma.T).T > MIN_COVERAGE, hues, -1))
 
@@ -119,7 +120,9 @@ def parse(image: UInt8[np.ndarray, "height width 3"], world: World) -> Parsed:
         x = float(mask.sum(0) @ (np.arange(width) + 0.5) / area)
         y = float(mask.sum(1) @ (np.arange(height) + 0.5) / area)
         shape, score, margin = _match(mask, x, y, radius, world.shapes)
-        colour = _colour(chroma[core].mean(0), hue)
+        mean = chroma[core].mean(0)
+        known = mean @ directions[hue] / np.hypot(*mean) >= math.cos(MAX_HUE_ERROR)
+        colour = world.colours[hue] if known else UNKNOWN
         objects.append(Object(shape, colour, _size(radius / size, world), x / size, y / size, radius / size))
         scores.append(score)
         margins.append(margin)
@@ -153,7 +156,6 @@ def components(classes: Int[np.ndarray, "height width"]) -> Int[np.ndarray, "hei
 # Two axes at right angles to gray, scaled so that the palette's colours lie on the unit circle, and those points.
 _CHROMA = np.array([[2, 0], [-1, math.sqrt(3)], [-1, -math.sqrt(3)]]) / math.sqrt(6)
 _CHROMA /= np.hypot(*(np.array(COLOURS["red"]) @ _CHROMA))
-_HUES = np.array(list(COLOURS.values())) @ _CHROMA
 
 
 def _shrink(pixels: Float[np.ndarray, "height width 3"]) -> Float[np.ndarray, "h w 3"]:
@@ -174,11 +176,6 @@ def _grow(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     grown[1:] |= across[:-1]
     grown[:-1] |= across[1:]
     return grown
-
-
-def _colour(chroma: Float[np.ndarray, " 2"], hue: int) -> str:
-    cosine = chroma @ _HUES[hue] / np.hypot(*chroma)
-    return list(COLOURS)[hue] if cosine >= math.cos(MAX_HUE_ERROR) else UNKNOWN
 
 
 def _size(radius: float, world: World) -> str:

@@ -17,7 +17,7 @@ from data.shapes.captions import SLACK
 from data.shapes.checker import parse, same_object
 from data.shapes.frames import Frames, read, write
 from data.shapes.programs import CORNER_REACH, CORNERS, Corner, Kind, holds
-from data.shapes.scene import BACKGROUNDS, COLOURS, EXTENTS, Object, Scene, World, fits
+from data.shapes.scene import BACKGROUNDS, EXTENTS, Object, Scene, World, fits
 from data.shapes.splits import COMBINATIONS, belongs, sample_split_scene
 
 PLACE_TRIES = 10  # places tried for an object that is moved or added
@@ -256,7 +256,7 @@ def _propose(
         return edit, replace(scene, objects=tuple(objects))
 
     if change is Recolour:
-        edit = Recolour(kind, _one_of(rng, [colour for colour in COLOURS if colour != obj.colour]))
+        edit = Recolour(kind, _one_of(rng, [colour for colour in world.colours if colour != obj.colour]))
         new = replace(obj, colour=edit.colour)
     elif change is Reshape:
         edit = Reshape(kind, _one_of(rng, [shape for shape in world.shapes if shape != obj.shape]))

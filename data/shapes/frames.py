@@ -12,13 +12,13 @@ import numpy as np
 
 from data.shapes.captions import RELATION_PHRASES, Reader, noun_phrase
 from data.shapes.programs import CORNERS, Kind
-from data.shapes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from data.shapes.scene import BACKGROUNDS, PALETTE, SHAPES, SIZES
 
 Frames = Mapping[type, tuple[str, ...]]  # the sentences of each type of statement
 
 # What can stand in the gaps that are not filled with a kind, and what it means.
 _FILLINGS: dict[str, Mapping[str, str]] = {
-    "colour": {name: name for name in COLOURS},
+    "colour": {name: name for name in PALETTE},
     "shape": {name: name for name in SHAPES},
     "size": {name: name for name in SIZES},
     "background": {name: name for name in BACKGROUNDS},

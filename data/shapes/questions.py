@@ -18,7 +18,7 @@ from data.shapes.checker import UNKNOWN
 from data.shapes.edits import descriptions, referents
 from data.shapes.frames import Frames, read, write
 from data.shapes.programs import RELATIONS, Count, Half, Inventory, Kind, Program, Relation, holds
-from data.shapes.scene import COLOURS, SIZES, WORLDS, Scene, World
+from data.shapes.scene import SIZES, WORLDS, Scene, World
 from data.shapes.splits import held_out, sample_split_scene, stated_held_out
 
 NUMBERS = ("zero", "one", "two", "three", "four")
@@ -272,7 +272,7 @@ def _cases(rng: np.random.Generator, scene: Scene, world: World, split: str) -> 
 @lru_cache
 def _countable(world: World, split: str) -> tuple[tuple[Kind, HowMany, Exists], ...]:
     """All that can be said of one object without mentioning what other splits hold out, and asked of it."""
-    said = product((None, *world.shapes), (None, *COLOURS), (None, *SIZES))
+    said = product((None, *world.shapes), (None, *world.colours), (None, *SIZES))
     kinds = [Kind(*triple) for triple in said if held_out([triple]) <= {split}]
     return tuple((kind, HowMany(kind), Exists(kind)) for kind in kinds)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from data.shapes.scene import BACKGROUNDS, CIRCUMRADIUS, COLOURS, Object, Scene
+from data.shapes.scene import BACKGROUNDS, CIRCUMRADIUS, PALETTE, Object, Scene
 
 
 def coverage(obj: Object, size: int, height: int, width: int) -> tuple[slice, slice, np.ndarray]:
@@ -42,5 +42,5 @@ def render(scene: Scene, size: int) -> UInt8[np.ndarray, "height width 3"]:
     for obj in scene.objects:
         rows, columns, alpha = coverage(obj, size, height, width)
         alpha = alpha[..., None]
-        image[rows, columns] = image[rows, columns] * (1 - alpha) + np.array(COLOURS[obj.colour]) * alpha
+        image[rows, columns] = image[rows, columns] * (1 - alpha) + np.array(PALETTE[obj.colour]) * alpha
     return (image * 255).round().astype(np.uint8)

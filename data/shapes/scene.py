@@ -7,7 +7,7 @@ Every shape covers the same area for the same radius: size then says nothing abo
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -25,6 +25,17 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "blue": (0.1, 0.1, 0.9),
     "magenta": (0.9, 0.1, 0.9),
 }
+# Six more, halfway between those and of the same chroma, only to be trained on: who has met more colours may sooner put
+# together a colour and a shape that it never met together.
+TINTS: dict[str, tuple[float, float, float]] = {
+    "orange": (0.962, 0.5, 0.038),
+    "lime": (0.5, 0.962, 0.038),
+    "mint": (0.038, 0.962, 0.5),
+    "azure": (0.038, 0.5, 0.962),
+    "violet": (0.5, 0.038, 0.962),
+    "rose": (0.962, 0.038, 0.5),
+}
+PALETTE = COLOURS | TINTS
 BACKGROUNDS: dict[str, float] = {"black": 0.04, "gray": 0.5, "white": 0.96}
 SIZES = ("small", "large")
 
@@ -145,6 +156,8 @@ class World:
 
     # shapes in use; the checker tells only these apart
     shapes: tuple[str, ...] = SHAPES
+    # colours in use, of the palette; as of shapes. No part of `repr`, which fingerprints hash: see ShapesConfig
+    colours: tuple[str, ...] = field(default=tuple(COLOURS), repr=False)
     # fewest and most objects in a scene
     num_objects: tuple[int, int] = (1, 4)
     # radius ranges by size name, in shorter sides; what lies between is neither small nor large
@@ -156,11 +169,13 @@ class World:
     @property
     def kinds(self) -> tuple[Draw, ...]:
         """All (shape, colour, size) that an object can have."""
-        return tuple(product(self.shapes, COLOURS, (size for size, _, _ in self.radii)))
+        return tuple(product(self.shapes, self.colours, (size for size, _, _ in self.radii)))
 
 
 WORLDS = {
     "shapes64": World(),
+    # the same in twelve colours
+    "tints64": World(colours=tuple(PALETTE)),
     # what a picture of 32 pixels can still show exactly
     "shapes32": World(
         shapes=("circle", "square", "triangle", "cross"),
