@@ -161,6 +161,24 @@ def test_where_all_codes_look_alike_there_is_nothing_to_learn(begun: Path, monke
         assert figures["telling"] > 0 and (loss.abs() > 0.01) == learns
 
 
+def test_what_tells_is_not_kept_until_it_is_learnt_from(begun: Path, monkeypatch: pytest.MonkeyPatch):
+    """Or a step in which much tells would outgrow memory."""
+    from model.reinforce import ReinforcedObjective
+
+    monkeypatch.setattr(Shapes, "verdict", lambda self, index, image: Warm(image))
+    objective, kept = ReinforcedObjective(run(begun, "kept"), torch.device("cpu")), []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, figures = objective.model(torch.tensor([3, 5, 8]), 0)
+    assert figures["telling"] > 0.5 and sum(kept) < 100  # a few numbers of each of twelve pictures
+    loss.backward()
+    assert objective.model.transformer.head.weight.grad.abs().max() > 0
+
+
 def test_beside_verdicts_a_run_learns_from_true_examples(begun: Path, monkeypatch: pytest.MonkeyPatch):
     class Wrong:
         ok = False

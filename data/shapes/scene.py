@@ -156,7 +156,8 @@ class World:
 
     # shapes in use; the checker tells only these apart
     shapes: tuple[str, ...] = SHAPES
-    # colours in use, of the palette; as of shapes. No part of `repr`, which fingerprints hash: see ShapesConfig
+    # colours in use, of the palette; the checker tells only these apart. No part of `repr`, which
+    # fingerprints hash: those of worlds of six colours stay what they were
     colours: tuple[str, ...] = field(default=tuple(COLOURS), repr=False)
     # fewest and most objects in a scene
     num_objects: tuple[int, int] = (1, 4)
