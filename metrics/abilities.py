@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["test"], help="splits of data.shapes (default: test)")
     parser.add_argument("--abilities", nargs="+", choices=ABILITIES, default=ABILITIES)
     parser.add_argument("--num-cases", type=int, default=1000, help="cases of each ability and split (default: 1000)")
+    parser.add_argument("--world", help="world of data.shapes (default: that of the checkpoint's card)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     parser.add_argument("--guidance", type=float, help="default: the checkpoint's recipe")
     parser.add_argument("--temperature", type=float, help="default: the checkpoint's recipe")
@@ -55,9 +56,7 @@ def main() -> None:
     plantain = Plantain.from_pretrained(arguments.checkpoint, arguments.device)
     names = ("guidance", "temperature")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    world = world_of(plantain.card)
-    if world is None:
-        parser.error(f"the card of {arguments.checkpoint} names no world of data.shapes")
+    world = world_of(parser, arguments.world, plantain.card)
     config = {"checkpoint": arguments.checkpoint, "recipe": asdict(plantain.recipe)}
     config |= {"editing": asdict(plantain.sampling("edit")), "inpainting": asdict(plantain.sampling("inpaint"))}
     config |= {"choosing": asdict(plantain.sampling(best_of=2)), "settings": settings}

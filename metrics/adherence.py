@@ -45,9 +45,7 @@ def main() -> None:
     plantain = open_model(arguments.checkpoint, arguments.device)
     names = ("guidance", "insistence", "temperature", "top_p", "min_p", "best_of", "effort")
     settings = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    world = arguments.world or world_of(plantain.card)
-    if world not in WORLDS:
-        parser.error(f"{world} is no world of data.shapes: give one of {', '.join(WORLDS)} as --world")
+    world = world_of(parser, arguments.world, plantain.card)
     elsewhere = [split for split in SPLITS if split not in SHARES and occurs(split, WORLDS[world])]
     figures = {}
     for split in arguments.splits or ["test", *elsewhere]:
@@ -63,9 +61,14 @@ def main() -> None:
     print(f"wrote {out}")
 
 
-def world_of(card: dict[str, Any]) -> str | None:
-    """The world that a model was trained on, as its own run or its release wrote it down."""
-    return card.get("model", card).get("config", {}).get("data", {}).get("world")
+def world_of(parser: argparse.ArgumentParser, named: str | None, card: dict[str, Any]) -> str:
+    """The world to judge in: the one named, else that of a model's training, as its run or release wrote it down."""
+    from data.shapes.scene import WORLDS
+
+    world = named or card.get("model", card).get("config", {}).get("data", {}).get("world")
+    if world not in WORLDS:
+        parser.error(f"{world} is no world of data.shapes: give one of {', '.join(WORLDS)} as --world")
+    return world
 
 
 def measure(

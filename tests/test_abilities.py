@@ -1,5 +1,6 @@
 """The judges of abilities pass what is right and fail what is not."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from PIL import Image
 from data.shapes.scene import Scene
 from data.shapes.splits import held_out, stated_held_out
 from metrics.abilities import JUDGES, Cases, main
+from metrics.adherence import world_of
 
 COUNT = 8
 
@@ -100,3 +102,13 @@ def test_relations_that_are_held_out_are_described_asked_about_and_drawn_but_no_
     with pytest.raises(SystemExit):
         main()
     assert "no edit states a relation" in capsys.readouterr().err
+
+
+def test_a_model_is_judged_in_the_world_that_is_named_else_in_that_of_its_training(capsys: pytest.CaptureFixture):
+    run = {"config": {"data": {"world": "tints64"}}}
+    assert world_of(ArgumentParser(), None, run) == world_of(ArgumentParser(), None, {"model": run}) == "tints64"
+    assert world_of(ArgumentParser(), "shapes64", run) == "shapes64"
+    for named, card in (("moon", run), (None, {})):
+        with pytest.raises(SystemExit):
+            world_of(ArgumentParser(), named, card)
+        assert "is no world of data.shapes" in capsys.readouterr().err
